@@ -1,0 +1,56 @@
+# Rowan: build, try and test. `make help` lists the targets.
+
+GO       ?= go
+FUZZTIME ?= 10s
+SOAKTIME ?= 10m
+# How long each figure of `make bench` is measured, and how often.
+BENCHFLAGS ?=
+
+.DEFAULT_GOAL := build
+.PHONY: help build demo run test test-unit test-race bench fuzz soak lint deps clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## build bin/rowand and bin/rowan, static
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: ## a minute's walk through: format, write, snapshot, damage, browse, revert
+	@scripts/deps demo
+	@$(MAKE) --no-print-directory build
+	@scripts/demo
+
+run: ## an appliance on loopback with a LUN named demo, until Ctrl-C
+	@$(MAKE) --no-print-directory build
+	@scripts/run
+
+test: ## everything that CI runs
+	@scripts/deps
+	@$(MAKE) --no-print-directory lint build test-unit test-race
+
+test-unit:
+	$(GO) test ./...
+
+test-race:
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+bench: ## measure beside nbdkit and qemu-nbd, write docs/benchmarks.md
+	@scripts/deps
+	@$(MAKE) --no-print-directory build
+	$(GO) run ./test/bench $(BENCHFLAGS)
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@GO="$(GO)" scripts/fuzz "$(FUZZTIME)"
+
+soak: ## the random tests, by seed, each for SOAKTIME (10m)
+	@scripts/deps
+	ROWAN_SOAK=$(SOAKTIME) $(GO) test -count=1 -timeout=0 -run 'Soak' -v ./...
+
+lint: ## gofmt, go vet, staticcheck, shell syntax
+	@GO="$(GO)" scripts/lint
+
+deps: ## install what the tests and the demo need, or say what is missing
+	@scripts/deps
+
+clean: ## remove what was built
+	rm -rf bin
