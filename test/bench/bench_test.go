@@ -1,0 +1,90 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const fioReport = `fio: a warning first
+{"jobs":[{"error":0,
+  "read":{"iops":0,"bw_bytes":0,"total_ios":0,"clat_ns":{}},
+  "write":{"iops":1000.5,"bw_bytes":4194304,"total_ios":5000,
+           "clat_ns":{"percentile":{"99.000000":250000}}}}]}`
+
+func TestParseFio(t *testing.T) {
+	f, ios, err := parseFio([]byte(fioReport), iops)
+	if err != nil || ios != 5000 || f.rate != 1000.5 || f.latency99 != 250*time.Microsecond {
+		t.Errorf("got %+v, %d, %v", f, ios, err)
+	}
+	if f, _, err := parseFio([]byte(fioReport), mibs); err != nil || f.rate != 4 {
+		t.Errorf("in MiB/s: got %+v, %v", f, err)
+	}
+	failed := strings.Replace(fioReport, `"error":0`, `"error":5`, 1)
+	for _, report := range []string{"", "{}", `{"jobs":[{}]}`, failed} {
+		if _, _, err := parseFio([]byte(report), iops); err == nil {
+			t.Errorf("no error from %q", report)
+		}
+	}
+}
+
+func TestTableComparesMedians(t *testing.T) {
+	j := jobs(time.Second)[0]
+	table := newTable()
+	for _, r := range []float64{300, 100, 200} {
+		table.add(j, rowand, figure{rate: r})
+		table.add(j, nbdkit, figure{rate: r / 2})
+	}
+	text := table.render(options{}, "here")
+	for _, want := range []string{
+		"| " + j.name + " | rowand | 200 I/O per second | 100 to 300 | – |",
+		"| " + j.name + " | nbdkit file | 100 I/O per second | 50 to 150 | 2.00 × |",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+func TestWritePageReplacesTheTable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(path, []byte("# Top\n"+beginMark+"old\n"+endMark+"foot\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := writePage(path, "new\n"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if want := "# Top\n" + beginMark + "new\n" + endMark + "foot\n"; err != nil || string(got) != want {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	if err := os.WriteFile(path, []byte("# no place\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := writePage(path, "new\n"); err == nil {
+		t.Error("a page without the marks was overwritten")
+	}
+}
+
+func TestCPUTimeOfAProcess(t *testing.T) {
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{cmd: &exec.Cmd{Process: self}}
+	before, err := s.cpu()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+		n++
+	}
+	after, err := s.cpu()
+	if err != nil || after <= before {
+		t.Errorf("before %v, after %v and %d rounds, %v", before, after, n, err)
+	}
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// table gathers the figures of all rounds.
+type table struct {
+	jobs    []job
+	figures map[string]map[string][]figure // by job, by server
+}
+
+func newTable() *table { return &table{figures: map[string]map[string][]figure{}} }
+
+func (t *table) add(j job, server string, f figure) {
+	if t.figures[j.name] == nil {
+		t.figures[j.name] = map[string][]figure{}
+		t.jobs = append(t.jobs, j)
+	}
+	t.figures[j.name][server] = append(t.figures[j.name][server], f)
+}
+
+// median returns the middle of what f tells of each figure.
+func median[T int64 | float64](figures []figure, f func(figure) T) T {
+	values := make([]T, len(figures))
+	for i, fig := range figures {
+		values[i] = f(fig)
+	}
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+func rate(f figure) float64     { return f.rate }
+func cpu(f figure) int64        { return int64(f.cpuPerIO) }
+func latency99(f figure) int64  { return int64(f.latency99) }
+func micros(ns int64) string    { return fmt.Sprintf("%.1f", float64(ns)/1000) }
+func rounded(v float64) string  { return fmt.Sprintf("%.0f", v) }
+func ratio(a, b float64) string { return fmt.Sprintf("%.2f", a/b) }
+
+// order returns the servers that measured a job, ours first.
+func (t *table) order(j job) []string {
+	var names []string
+	for _, s := range []string{rowand, nbdkit, qemuNBD, overlayQCOW2} {
+		if len(t.figures[j.name][s]) > 0 {
+			names = append(names, s)
+		}
+	}
+	return names
+}
+
+// render writes the table in Markdown.
+func (t *table) render(o options, facts string) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "Measured on %s, with\n\n", time.Now().UTC().Format(time.DateOnly))
+	fmt.Fprintf(&s, "    go run ./test/bench -rounds %d -runtime %v -size %d -first %d\n\n",
+		o.rounds, o.runtime, o.sizeBytes>>20, o.firstBytes>>20)
+	fmt.Fprintf(&s, "%s\n\n", facts)
+	fmt.Fprintf(&s, "| job | server | median rate | lowest to highest | rowand against it | 99th percentile, µs | server CPU per request, µs |\n")
+	fmt.Fprintf(&s, "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n")
+	for _, j := range t.jobs {
+		for _, name := range t.order(j) {
+			figures := t.figures[j.name][name]
+			mine := "–"
+			if ours := t.figures[j.name][rowand]; name != rowand && len(ours) > 0 {
+				mine = ratio(median(ours, rate), median(figures, rate)) + " ×"
+			}
+			fmt.Fprintf(&s, "| %s | %s | %s %s | %s | %s | %s | %s |\n", j.name, name,
+				rounded(median(figures, rate)), j.unit, spread(figures), mine,
+				micros(median(figures, latency99)), micros(median(figures, cpu)))
+		}
+	}
+	s.WriteString(t.firstWriteRatio())
+	return s.String()
+}
+
+func spread(figures []figure) string {
+	compare := func(a, b figure) int { return cmp.Compare(a.rate, b.rate) }
+	low, high := slices.MinFunc(figures, compare), slices.MaxFunc(figures, compare)
+	return rounded(low.rate) + " to " + rounded(high.rate)
+}
+
+// firstWriteRatio says what a snapshot costs the writes after it.
+func (t *table) firstWriteRatio() string {
+	var before, after []figure
+	for _, j := range t.jobs {
+		if strings.HasSuffix(j.name, "before the snapshot") {
+			before = t.figures[j.name][rowand]
+		}
+		if strings.HasSuffix(j.name, "after the snapshot") {
+			after = t.figures[j.name][rowand]
+		}
+	}
+	if len(before) == 0 || len(after) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\nFirst writes after a snapshot run at %s of the rate before it.\n",
+		ratio(median(after, rate), median(before, rate)))
+}
+
+// facts says what was measured on, without names.
+func facts(dir string) string {
+	var u syscall.Utsname
+	if err := syscall.Uname(&u); err != nil {
+		return err.Error()
+	}
+	var release []byte
+	for _, c := range u.Release {
+		if c == 0 {
+			break
+		}
+		release = append(release, byte(c))
+	}
+	return fmt.Sprintf("%d cores (%s), %s of memory, Linux %s, %s; %s, %s, %s, %s. The client runs on the same cores; everything fits the page cache.",
+		runtime.NumCPU(), processor(), memory(), release, filesystem(dir), runtime.Version(),
+		version("nbdkit", "--version"), version("qemu-nbd", "--version"), version("fio", "--version"))
+}
+
+// processor is the model name that the kernel reports.
+func processor() string {
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(text)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
+
+func memory() string {
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		return "unknown size"
+	}
+	return fmt.Sprintf("%d GiB", info.Totalram*uint64(info.Unit)>>30)
+}
+
+// filesystem names the type of the filesystem that dir lies on.
+func filesystem(dir string) string {
+	out, err := exec.Command("stat", "-f", "-c", "%T", dir).Output()
+	if err != nil {
+		return "unknown filesystem"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// version is the first line of what a program says of itself.
+func version(name string, args ...string) string {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return name
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
+}
+
+// The table stands between these lines of the page.
+const (
+	beginMark = "<!-- begin: written by make bench -->\n"
+	endMark   = "<!-- end: written by make bench -->\n"
+)
+
+// writePage puts the text in place of the table that the page has.
+func writePage(path, text string) error {
+	page, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(page), beginMark)
+	_, foot, ok2 := strings.Cut(rest, endMark)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s has no place for the table: lines %q and %q", path, beginMark, endMark)
+	}
+	return os.WriteFile(path, []byte(head+beginMark+text+endMark+foot), 0o644)
+}
