@@ -63,10 +63,13 @@ func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	r := Try(t, name, args...)
 	if r.Code != 0 {
-		t.Fatalf("%s %s: exit code %d\n%s%s", name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+		t.Fatalf("%s %s: exit code %d\n%s%s", name, strings.Join(args, " "), r.Code, end(r.Stdout), end(r.Stderr))
 	}
 	return r.Stdout
 }
+
+// end returns the last part of what a program printed, for a message.
+func end(text string) string { return text[max(0, len(text)-8<<10):] }
 
 // Decode parses the JSON that a command printed.
 func Decode[T any](t testing.TB, text string) T {
