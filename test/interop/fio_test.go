@@ -184,7 +184,6 @@ func TestRevertUnderAClient(t *testing.T) {
 	if r := d.TryRowan("snapshot", "revert", "web@empty", "--yes"); r.Code != 11 || r.Stderr == "" {
 		t.Errorf("a revert under a client: exit code %d, %q; want 11 and a reason", r.Code, r.Stderr)
 	}
-	send("read -P 7 0 64k")
 	d.Rowan("snapshot", "revert", "web@empty", "--yes", "--force")
 	send("read -P 0 0 64k")
 	send("write -P 8 0 4k")
