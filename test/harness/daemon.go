@@ -30,6 +30,8 @@ type Daemon struct {
 	log  string // what it wrote to standard error, in a file
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
+
+	attached map[string]bool // LUNs that Detach has still to be called for
 }
 
 // Start runs a daemon on a new pool and waits until it listens. More arguments
@@ -45,6 +47,8 @@ func Start(t testing.TB, args ...string) *Daemon {
 		t:    t,
 		args: args,
 		log:  filepath.Join(dir, "log"),
+
+		attached: map[string]bool{},
 	}
 	t.Cleanup(d.end)
 	d.Start()
