@@ -80,6 +80,14 @@ type File interface {
 	Allocated() (int64, error)
 }
 
+// DataSeeker is implemented by files that can tell where they may hold data.
+// It is a hint for finding space to give back, never the truth about content.
+type DataSeeker interface {
+	// NextData returns the first range at or after off that takes space in
+	// the file, io.EOF if there is none.
+	NextData(off int64) (start, end int64, err error)
+}
+
 // Table is a set of buckets of key-value pairs with atomic, durable updates.
 type Table interface {
 	// View runs fn on a consistent state. Byte slices handed out are valid

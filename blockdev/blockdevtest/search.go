@@ -1,0 +1,228 @@
+package blockdevtest
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// Search is a search for a crash that an engine does not survive.
+type Search struct {
+	Target Target
+	Config Config
+	// Setup is done before anything is crashed.
+	Setup []Op
+	// Crashes are the ways to crash at each call; Call is not used.
+	Crashes []Crash
+	// Again are the ways to crash at each call of the recovery from each of
+	// them; nil for no second crash.
+	Again []Crash
+	// After is done after each recovery, to see that the pool is well; nil for
+	// a few writes, a snapshot and a flush.
+	After []Op
+	// Deadline ends the search early, unless zero.
+	Deadline time.Time
+}
+
+// Tried counts what a search tried.
+type Tried struct {
+	Sequences int // lists of operations
+	Points    int // calls that a crash was tried at
+	Crashes   int // recoveries that were compared with the model
+}
+
+func (n *Tried) add(m Tried) {
+	n.Sequences += m.Sequences
+	n.Points += m.Points
+	n.Crashes += m.Crashes
+}
+
+func (n Tried) String() string {
+	return fmt.Sprintf("%d sequences, %d calls to crash at, %d recoveries", n.Sequences, n.Points, n.Crashes)
+}
+
+// AllKinds are the ways to crash that a search should try: by name, and by
+// a few seeds.
+func AllKinds(seeds int) []Crash {
+	c := []Crash{{Kind: PowerCutLoseAll}, {Kind: PowerCutKeepAll}}
+	for i := range seeds {
+		c = append(c, Crash{Kind: Kill, Seed: uint64(i)}, Crash{Kind: PowerCut, Seed: uint64(i)})
+	}
+	return c
+}
+
+func (s *Search) after() Round {
+	if s.After != nil {
+		return Round{Ops: s.After}
+	}
+	return Round{Ops: []Op{
+		{Kind: OpWrite, Off: 3*pageSize + 512, Len: pageSize},
+		{Kind: OpSnapshot},
+		{Kind: OpWrite, Off: 3 * pageSize, Len: pageSize},
+		{Kind: OpFlush},
+	}}
+}
+
+func (s *Search) late() bool { return !s.Deadline.IsZero() && time.Now().After(s.Deadline) }
+
+// CrashEverywhere does the operations, crashes at each call in each way, and
+// compares. The error is a *Failure.
+func (s *Search) CrashEverywhere(ops []Op) (Tried, error) {
+	tried := Tried{Sequences: 1}
+	rep, err := Run(s.Target, s.caseOf(ops))
+	if err != nil {
+		return tried, err
+	}
+	if rep.Skipped > 0 {
+		return Tried{}, nil // the same as a shorter list
+	}
+	// Where the engine has goroutines the number of calls may vary, so the
+	// end is where no crash came about.
+	for call := int64(1); !s.late(); call++ {
+		n, more, err := s.crashAt(ops, call)
+		tried.add(n)
+		if err != nil || !more {
+			return tried, err
+		}
+	}
+	return tried, nil
+}
+
+// caseOf returns the case that crashes the operations in a way.
+func (s *Search) caseOf(ops []Op, crashes ...Crash) Case {
+	return Case{Config: s.Config, Rounds: []Round{{Ops: s.Setup}, {Ops: ops, Crashes: crashes}, s.after()}}
+}
+
+// crashAt does the operations up to one call, and tries every outcome of a
+// crash there. more is false if the operations ended before: then the crash
+// came after them.
+func (s *Search) crashAt(ops []Op, call int64) (tried Tried, more bool, err error) {
+	r, err := newRun(s.Target, s.caseOf(ops, Crash{Call: call}))
+	if err != nil {
+		return tried, false, err
+	}
+	defer func() { err = errors.Join(err, r.abandon()) }()
+	if _, err := r.operate(Round{Ops: s.Setup}, 0); err != nil {
+		return tried, false, r.failure("setup", err)
+	}
+	if _, err := r.operate(Round{Ops: ops}, call); err != nil {
+		return tried, false, r.failure("operations", err)
+	}
+	more = r.stopped()
+	tried.Points++
+	for _, crash := range s.Crashes {
+		crash.Call = call
+		n, err := s.outcomes(r, ops, crash)
+		tried.Crashes += n
+		if err != nil {
+			return tried, more, err
+		}
+	}
+	return tried, more, nil
+}
+
+// outcomes tries one way of a crash, and every call of the recovery from it.
+func (s *Search) outcomes(r *run, ops []Op, crash Crash) (int, error) {
+	if _, err := s.recover(r, s.caseOf(ops, crash)); err != nil {
+		return 1, err
+	}
+	n := 1
+	for _, second := range s.Again {
+		for second.Call = 1; ; second.Call++ {
+			crashed, err := s.recover(r, s.caseOf(ops, crash, second))
+			n++
+			if err != nil {
+				return n, err
+			}
+			if !crashed {
+				break
+			}
+		}
+	}
+	return n, nil
+}
+
+// recover ends a copy of a stopped run with the crashes of its case. again
+// tells whether the second crash came about.
+func (s *Search) recover(stopped *run, c Case) (again bool, err error) {
+	r := stopped.fork(c)
+	round := c.Rounds[1]
+	for j, crash := range round.Crashes {
+		next := int64(0)
+		if j+1 < len(round.Crashes) {
+			next = round.Crashes[j+1].Call
+		}
+		opened, err := r.crash(crash, next)
+		if err != nil {
+			return false, errors.Join(r.failure(fmt.Sprintf("crash %d", j), err), r.abandon())
+		}
+		if opened {
+			break
+		}
+		again = true
+	}
+	if _, err := r.round(2, c.Rounds[2]); err != nil {
+		return again, errors.Join(err, r.abandon())
+	}
+	if err := r.finish(); err != nil {
+		return again, errors.Join(r.failure("after the last round", err), r.abandon())
+	}
+	return again, nil
+}
+
+// fork copies a stopped run, without its pool.
+func (r *run) fork(c Case) *run {
+	f := &run{c: c, stops: append([]string{}, r.stops...)}
+	f.target, f.config, f.faulty = r.target, r.config, r.faulty
+	f.disk, f.model = r.disk.Clone(), r.model.Clone()
+	f.stamp, f.stamps = r.stamp, append([]string{}, r.stamps...)
+	return f
+}
+
+// Exhaustive crashes every sequence of up to length of the operations in a
+// list, or every nth of them beginning with first.
+func (s *Search) Exhaustive(ops []Op, length, first, nth int) (Tried, error) {
+	var tried Tried
+	i := 0
+	for l := 1; l <= length; l++ {
+		count := 1
+		for range l {
+			count *= len(ops)
+		}
+		for k := range count {
+			if i++; (i-1)%nth != first || s.late() {
+				continue
+			}
+			n, err := s.CrashEverywhere(sequence(ops, l, k))
+			tried.add(n)
+			if err != nil {
+				return tried, err
+			}
+		}
+	}
+	return tried, nil
+}
+
+// sequence returns the kth of the sequences of a length.
+func sequence(ops []Op, length, k int) []Op {
+	s := make([]Op, length)
+	for i := range s {
+		s[i] = ops[k%len(ops)]
+		k /= len(ops)
+	}
+	return s
+}
+
+// Report fails a test with an error of a search, reduced.
+func (s *Search) Report(tb testing.TB, tried Tried, err error) {
+	tb.Helper()
+	var f *Failure
+	if errors.As(err, &f) {
+		err = Shrink(s.Target, f, 20*time.Second)
+	}
+	if err != nil {
+		tb.Fatalf("after %v: %v", tried, err)
+	}
+	tb.Log(tried)
+}

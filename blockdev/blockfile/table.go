@@ -1,0 +1,66 @@
+package blockfile
+
+import (
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// boltTable is a Table in one bbolt file.
+type boltTable struct{ db *bbolt.DB }
+
+func openTable(path string) (Table, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout:      time.Second, // the pool's own lock already keeps others out
+		FreelistType: bbolt.FreelistMapType,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open table %s: %w", path, err)
+	}
+	return boltTable{db}, nil
+}
+
+func (t boltTable) View(fn func(tx Tx) error) error {
+	return t.db.View(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) })
+}
+
+func (t boltTable) Update(fn func(tx Tx) error) error {
+	return t.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) })
+}
+
+func (t boltTable) Close() error { return t.db.Close() }
+
+type boltTx struct{ tx *bbolt.Tx }
+
+func (t boltTx) Get(bucket string, key []byte) []byte {
+	b := t.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil
+	}
+	return b.Get(key)
+}
+
+func (t boltTx) Put(bucket string, key, value []byte) error {
+	b, err := t.tx.CreateBucketIfNotExists([]byte(bucket))
+	if err != nil {
+		return err
+	}
+	return b.Put(key, value)
+}
+
+func (t boltTx) Delete(bucket string, key []byte) error {
+	b := t.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil
+	}
+	return b.Delete(key)
+}
+
+func (t boltTx) ForEach(bucket string, fn func(key, value []byte) error) error {
+	b := t.tx.Bucket([]byte(bucket))
+	if b == nil {
+		return nil
+	}
+	return b.ForEach(fn)
+}

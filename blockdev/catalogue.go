@@ -1,0 +1,355 @@
+package blockdev
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+	"time"
+
+	"github.com/rowan-storage/rowan/blockdev/blockfile"
+)
+
+// The catalogue holds what is known of LUNs, layers and snapshots, in one
+// transactional table. A key is the object's id, 8 bytes big endian. A value
+// is an envelope around JSON:
+//
+//	0  4  magic "RWN1"
+//	4  4  length of the JSON, little endian
+//	8  4  CRC32C of bucket name, key and JSON, little endian
+//	12    JSON
+const (
+	catalogueFile     = "catalogue"
+	recordMagic       = "RWN1"
+	recordHeaderBytes = 12
+
+	bucketPool      = "pool"
+	bucketLUNs      = "luns"
+	bucketLayers    = "layers"
+	bucketSnapshots = "snapshots"
+	bucketReclaims  = "reclaims"
+)
+
+// poolRecord is the one record of its bucket, under id 0.
+type poolRecord struct {
+	Made         bool   `json:"made"` // always true in the table
+	NextLUN      uint64 `json:"next_lun"`
+	NextLayer    uint32 `json:"next_layer"`
+	NextSnapshot uint64 `json:"next_snapshot"`
+}
+
+type lunRecord struct {
+	ID        uint64    `json:"id"`
+	UUID      string    `json:"uuid"`
+	Name      string    `json:"name"`
+	SizeBytes int64     `json:"size_bytes"`
+	Head      uint32    `json:"head"` // the open layer
+	Created   time.Time `json:"created"`
+	Origin    string    `json:"origin,omitempty"`
+	Failed    string    `json:"failed,omitempty"`
+}
+
+// layerRecord is a node of the tree of layers.
+type layerRecord struct {
+	ID     uint32 `json:"id"`
+	Parent uint32 `json:"parent"` // 0 for none
+	// Blocks is the largest number of blocks that the layer may map.
+	Blocks uint64 `json:"blocks"`
+	// Origins are those whose segments the layer owns: its own, and those of
+	// the layers that were merged into it. Every origin has one owner.
+	Origins []uint32 `json:"origins"`
+	// Sealed: the layer's presence map is whole and final.
+	Sealed bool `json:"sealed"`
+}
+
+type snapshotRecord struct {
+	ID          uint64          `json:"id"`
+	LUN         uint64          `json:"lun"`
+	Name        string          `json:"name"`
+	Layer       uint32          `json:"layer"`
+	SizeBytes   int64           `json:"size_bytes"`
+	Created     time.Time       `json:"created"`
+	Group       string          `json:"group,omitempty"`
+	CreatedBy   string          `json:"created_by,omitempty"`
+	Comment     string          `json:"comment,omitempty"`
+	Consistency Consistency     `json:"consistency"`
+	Evidence    json.RawMessage `json:"evidence,omitempty"`
+	Locked      bool            `json:"locked,omitempty"`
+	LockedUntil *time.Time      `json:"locked_until,omitempty"`
+}
+
+// reclaimRecord says that an origin holds blocks that nothing maps any more.
+type reclaimRecord struct {
+	Origin uint32 `json:"origin"`
+	// Owner is the layer that owns the origin, 0 if none does: then all of it
+	// goes.
+	Owner uint32 `json:"owner"`
+}
+
+// catalogue is the table and a copy of it in memory. Records in the maps are
+// never changed, only replaced.
+type catalogue struct {
+	table blockfile.Table
+
+	mu sync.RWMutex
+	// failed is the error of a commit that may or may not be on disk. Nothing
+	// is committed after it: only opening the pool again tells which.
+	failed    error
+	pool      poolRecord
+	luns      map[uint64]*lunRecord
+	layers    map[uint32]*layerRecord
+	snapshots map[uint64]*snapshotRecord
+	reclaims  map[uint32]*reclaimRecord
+}
+
+// openCatalogue reads the whole table.
+func openCatalogue(fs blockfile.FS) (*catalogue, error) {
+	table, err := fs.OpenTable(catalogueFile)
+	if err != nil {
+		return nil, err
+	}
+	c := &catalogue{
+		table:     table,
+		pool:      poolRecord{NextLUN: 1, NextLayer: 1, NextSnapshot: 1},
+		luns:      make(map[uint64]*lunRecord),
+		layers:    make(map[uint32]*layerRecord),
+		snapshots: make(map[uint64]*snapshotRecord),
+		reclaims:  make(map[uint32]*reclaimRecord),
+	}
+	err = table.View(func(tx blockfile.Tx) error {
+		return errors.Join(
+			load(tx, bucketPool, func(_ uint64, r *poolRecord) { c.pool = *r }),
+			load(tx, bucketLUNs, func(id uint64, r *lunRecord) { c.luns[id] = r }),
+			load(tx, bucketLayers, func(id uint64, r *layerRecord) { c.layers[uint32(id)] = r }),
+			load(tx, bucketSnapshots, func(id uint64, r *snapshotRecord) { c.snapshots[id] = r }),
+			load(tx, bucketReclaims, func(id uint64, r *reclaimRecord) { c.reclaims[uint32(id)] = r }),
+		)
+	})
+	if err != nil {
+		return nil, errors.Join(err, table.Close())
+	}
+	return c, nil
+}
+
+// load decodes every record of a bucket.
+func load[R any](tx blockfile.Tx, bucket string, add func(id uint64, r *R)) error {
+	return tx.ForEach(bucket, func(key, value []byte) error {
+		r := new(R)
+		if err := decodeValue(bucket, key, value, r); err != nil {
+			return err
+		}
+		add(binary.BigEndian.Uint64(key), r)
+		return nil
+	})
+}
+
+func catalogueKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
+
+func valueCRC(bucket string, key, body []byte) uint32 {
+	crc := crc32.Checksum([]byte(bucket), castagnoli)
+	crc = crc32.Update(crc, castagnoli, key)
+	return crc32.Update(crc, castagnoli, body)
+}
+
+func encodeValue(bucket string, key []byte, r any) ([]byte, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("blockdev: encode %s %x: %w", bucket, key, err)
+	}
+	v := append([]byte(recordMagic), 0, 0, 0, 0, 0, 0, 0, 0)
+	binary.LittleEndian.PutUint32(v[4:], uint32(len(body)))
+	binary.LittleEndian.PutUint32(v[8:], valueCRC(bucket, key, body))
+	return append(v, body...), nil
+}
+
+func decodeValue(bucket string, key, value []byte, r any) error {
+	object := fmt.Sprintf("%s, %s record %x", catalogueFile, bucket, key)
+	if len(key) != 8 || len(value) < recordHeaderBytes || string(value[:4]) != recordMagic {
+		return errorf(ErrCorrupt, object, "not an envelope of %s", recordMagic)
+	}
+	body := value[recordHeaderBytes:]
+	if uint64(binary.LittleEndian.Uint32(value[4:])) != uint64(len(body)) || binary.LittleEndian.Uint32(value[8:]) != valueCRC(bucket, key, body) {
+		return errorf(ErrCorrupt, object, "wrong length or checksum")
+	}
+	if err := json.Unmarshal(body, r); err != nil {
+		return &Error{Object: object, Class: ErrCorrupt, Cause: err}
+	}
+	return nil
+}
+
+// change is one record to be put or, where it is nil, deleted.
+type change struct {
+	bucket string
+	id     uint64
+	record any
+	apply  func(c *catalogue) // to the copy in memory
+}
+
+func putPool(r poolRecord) change {
+	return change{bucketPool, 0, r, func(c *catalogue) { c.pool = r }}
+}
+
+func putLUN(r lunRecord) change {
+	return change{bucketLUNs, r.ID, r, func(c *catalogue) { c.luns[r.ID] = &r }}
+}
+
+func deleteLUN(id uint64) change {
+	return change{bucketLUNs, id, nil, func(c *catalogue) { delete(c.luns, id) }}
+}
+
+func putLayer(r layerRecord) change {
+	return change{bucketLayers, uint64(r.ID), r, func(c *catalogue) { c.layers[r.ID] = &r }}
+}
+
+func deleteLayer(id uint32) change {
+	return change{bucketLayers, uint64(id), nil, func(c *catalogue) { delete(c.layers, id) }}
+}
+
+func putSnapshot(r snapshotRecord) change {
+	return change{bucketSnapshots, r.ID, r, func(c *catalogue) { c.snapshots[r.ID] = &r }}
+}
+
+func deleteSnapshot(id uint64) change {
+	return change{bucketSnapshots, id, nil, func(c *catalogue) { delete(c.snapshots, id) }}
+}
+
+func putReclaim(r reclaimRecord) change {
+	return change{bucketReclaims, uint64(r.Origin), r, func(c *catalogue) { c.reclaims[r.Origin] = &r }}
+}
+
+func deleteReclaim(origin uint32) change {
+	return change{bucketReclaims, uint64(origin), nil, func(c *catalogue) { delete(c.reclaims, origin) }}
+}
+
+// commit makes changes durable, all or none, then applies them to memory.
+func (c *catalogue) commit(changes ...change) error {
+	c.mu.RLock()
+	failed := c.failed
+	c.mu.RUnlock()
+	if failed != nil {
+		return &Error{Object: catalogueFile, Class: ErrFailed, Detail: "a commit failed, restart the daemon", Cause: failed}
+	}
+	err := c.table.Update(func(tx blockfile.Tx) error {
+		for _, ch := range changes {
+			key := catalogueKey(ch.id)
+			if ch.record == nil {
+				if err := tx.Delete(ch.bucket, key); err != nil {
+					return err
+				}
+				continue
+			}
+			value, err := encodeValue(ch.bucket, key, ch.record)
+			if err != nil {
+				return err
+			}
+			if err := tx.Put(ch.bucket, key, value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if isNoSpace(err) {
+		return &Error{Object: catalogueFile, Class: ErrNoSpace, Cause: err}
+	}
+	if err != nil {
+		c.failed = err
+		return &Error{Object: catalogueFile, Class: ErrFailed, Detail: "commit", Cause: err}
+	}
+	for _, ch := range changes {
+		ch.apply(c)
+	}
+	return nil
+}
+
+func (c *catalogue) lunByName(name string) *lunRecord {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, r := range c.luns {
+		if r.Name == name {
+			return r
+		}
+	}
+	return nil
+}
+
+func (c *catalogue) snapshotByName(lun uint64, name string) *snapshotRecord {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, r := range c.snapshots {
+		if r.LUN == lun && r.Name == name {
+			return r
+		}
+	}
+	return nil
+}
+
+// find returns the LUN and snapshot of these names or ErrNotFound.
+func (c *catalogue) find(lun, name string) (*lunRecord, *snapshotRecord, error) {
+	l, err := c.findLUN(lun)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := c.snapshotByName(l.ID, name)
+	if s == nil {
+		return nil, nil, &Error{Object: snapshotObject(lun, name), Class: ErrNotFound}
+	}
+	return l, s, nil
+}
+
+func (c *catalogue) findLUN(name string) (*lunRecord, error) {
+	l := c.lunByName(name)
+	if l == nil {
+		return nil, &Error{Object: lunObject(name), Class: ErrNotFound}
+	}
+	return l, nil
+}
+
+func (c *catalogue) lun(id uint64) *lunRecord {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.luns[id]
+}
+
+func (c *catalogue) layer(id uint32) *layerRecord {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.layers[id]
+}
+
+// children returns the layers whose parent is a layer, in no order.
+func (c *catalogue) children(layer uint32) []*layerRecord {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var out []*layerRecord
+	for _, r := range c.layers {
+		if r.Parent == layer {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// named tells whether a layer is a LUN's head or has a snapshot's name.
+func (c *catalogue) named(layer uint32) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, s := range c.snapshots {
+		if s.Layer == layer {
+			return true
+		}
+	}
+	for _, l := range c.luns {
+		if l.Head == layer {
+			return true
+		}
+	}
+	return false
+}
+
+func lunObject(name string) string { return "LUN " + name }
+
+func snapshotObject(lun, name string) string { return "snapshot " + lun + "@" + name }

@@ -1,0 +1,50 @@
+// Package blockdev is the engine: it keeps thin LUNs and their snapshots in
+// one directory, the pool.
+//
+// # Layers
+//
+// What is written to a LUN between two freezes forms a layer. A LUN has one
+// open layer, its head; all others are sealed and never change. Layers form a
+// tree: a freeze puts a new head over the old one, a revert or a clone a new
+// branch over a snapshot's layer. A snapshot is a name for a sealed layer.
+//
+// A layer's data lies in segments, sparse files in which each block has the
+// place that it has on the LUN, so that there is no allocator. Its presence
+// map says for which blocks it has data, or zeros. The extent map of a LUN or
+// snapshot is the presence maps of its layer and all below laid over one
+// another; it is in memory only and can be rebuilt.
+//
+// A write to a block that the head does not own is redirected: it goes, whole,
+// to the head's segment, and the map is changed; nothing is copied. A write to
+// a block that the head owns goes in place. A change of the map is recorded in
+// the layer's journal before the write is acknowledged.
+//
+// # Crash behaviour
+//
+// An acknowledged write survives the death of the process. A write that was
+// followed by an acknowledged Flush survives a power cut. After a power cut, a
+// 512-byte sector that was written and not flushed reads as one of the values
+// it has had since the last flush. A group of snapshots is taken or not taken
+// as a whole. Whatever is needed for that is done when a pool is opened.
+//
+// A failed sync is final: the LUN takes no more writes (ErrFailed) and stays
+// readable. A full disk makes writes fail with ErrNoSpace; nothing is lost.
+//
+// # Files
+//
+// See docs/formats/pool.md. In short:
+//
+//	pool                          what this directory is
+//	lock                          held by the one daemon that has it open
+//	catalogue                     LUNs, layers, snapshots (bbolt)
+//	layers/<layer>/presence       the layer's presence map
+//	layers/<layer>/journal-<gen>  map changes of an open layer
+//	segments/<origin>/<shard>.seg data written by a layer
+//
+// # Concurrency
+//
+// All exported methods are safe for concurrent use. Operations on the
+// structure of the pool (create, freeze, revert, delete and so on) run one at
+// a time; I/O goes on beside them. The locks and their order are described at
+// type lun.
+package blockdev

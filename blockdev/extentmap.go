@@ -1,0 +1,370 @@
+package blockdev
+
+import (
+	"sync"
+)
+
+// place says where a block's content is: 0 for nowhere (never written, reads
+// as zeros), else origin<<1 for data in the segments of that origin, or
+// origin<<1|1 for zeros written by that origin.
+//
+// An origin is the id of the layer that wrote the block. Segments keep their
+// origin's name for ever; the layer that owns them may change when layers are
+// merged.
+type place uint32
+
+const nowhere place = 0
+
+// maxOrigin bounds layer ids: they must fit a place.
+const maxOrigin = 1<<31 - 1
+
+func dataPlace(origin uint32) place { return place(origin << 1) }
+func zeroPlace(origin uint32) place { return place(origin<<1 | 1) }
+
+func (p place) origin() uint32 { return uint32(p >> 1) }
+
+// isData tells whether the block's content is in a segment.
+func (p place) isData() bool { return p != nowhere && p&1 == 0 }
+
+// Geometry of an extent map: a leaf maps 2 MiB, a node 1 GiB, an entry of the
+// root 512 GiB, so that the root of the largest LUN has 200 entries.
+const (
+	leafBlocks = 512
+	nodeLeaves = 512
+	rootNodes  = 512
+)
+
+// editToken marks the nodes that one extent map may change in place.
+type editToken struct{ _ byte }
+
+// leaf maps leafBlocks blocks, either all to one place (vals nil) or each to
+// its own.
+type leaf struct {
+	edit    *editToken
+	uniform place
+	vals    *[leafBlocks]place
+}
+
+func (l *leaf) at(i int) place {
+	if l == nil {
+		return nowhere
+	}
+	if l.vals == nil {
+		return l.uniform
+	}
+	return l.vals[i]
+}
+
+type mapNode struct {
+	edit   *editToken
+	leaves [nodeLeaves]*leaf
+}
+
+type mapDir struct {
+	edit  *editToken
+	nodes [rootNodes]*mapNode
+}
+
+// extentMap maps every block of a LUN or snapshot to its place. It is a radix
+// tree whose nodes are shared between clones and copied when first changed,
+// so that a clone costs the same for every size. A nil node is nowhere
+// throughout.
+//
+// All methods are safe for concurrent use. Nodes whose edit token is not the
+// map's own never change.
+type extentMap struct {
+	mu   sync.RWMutex
+	root []*mapDir
+	edit *editToken
+	// uniform holds one shared immutable leaf for each place lately seen to
+	// fill a whole leaf, so that such a leaf costs no memory of its own.
+	uniform map[place]*leaf
+}
+
+func newExtentMap() *extentMap { return &extentMap{edit: new(editToken)} }
+
+// clone returns a map of equal content; from now on neither changes the nodes
+// they share.
+func (m *extentMap) clone() *extentMap {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.edit = new(editToken)
+	m.uniform = nil
+	return &extentMap{root: append([]*mapDir(nil), m.root...), edit: new(editToken)}
+}
+
+// leafAt returns the leaf with an index, nil if it is nowhere throughout. The
+// caller holds mu.
+func (m *extentMap) leafAt(index uint64) *leaf {
+	d := index / (nodeLeaves * rootNodes)
+	if d >= uint64(len(m.root)) || m.root[d] == nil {
+		return nil
+	}
+	n := m.root[d].nodes[index/nodeLeaves%rootNodes]
+	if n == nil {
+		return nil
+	}
+	return n.leaves[index%nodeLeaves]
+}
+
+// holeAt returns the number of blocks from block on that are nowhere because
+// no node covers them, 0 if one does. The caller holds mu.
+func (m *extentMap) holeAt(block uint64) uint64 {
+	const nodeBlocks, dirBlocks = nodeLeaves * leafBlocks, rootNodes * nodeLeaves * leafBlocks
+	d := block / dirBlocks
+	if d >= uint64(len(m.root)) {
+		return ^uint64(0)
+	}
+	if m.root[d] == nil {
+		return dirBlocks - block%dirBlocks
+	}
+	if m.root[d].nodes[block/nodeBlocks%rootNodes] == nil {
+		return nodeBlocks - block%nodeBlocks
+	}
+	return 0
+}
+
+// at returns the place of one block.
+func (m *extentMap) at(block uint64) place {
+	m.mu.RLock()
+	p := m.leafAt(block / leafBlocks).at(int(block % leafBlocks))
+	m.mu.RUnlock()
+	return p
+}
+
+// mapRun is count blocks from block on that share a place.
+type mapRun struct {
+	block uint64
+	count uint64
+	place place
+}
+
+// runs appends to dst the runs that cover count blocks from block on.
+func (m *extentMap) runs(dst []mapRun, block, count uint64) []mapRun {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	first := len(dst)
+	add := func(n uint64, p place) {
+		if last := len(dst) - 1; last >= first && dst[last].place == p {
+			dst[last].count += n
+		} else {
+			dst = append(dst, mapRun{block, n, p})
+		}
+		block += n
+		count -= n
+	}
+	for count > 0 {
+		if n := m.holeAt(block); n > 0 {
+			add(min(n, count), nowhere)
+			continue
+		}
+		l := m.leafAt(block / leafBlocks)
+		i := block % leafBlocks
+		n := min(leafBlocks-i, count)
+		if l == nil || l.vals == nil {
+			add(n, l.at(0))
+			continue
+		}
+		for end := i + n; i < end; {
+			j := i + 1
+			for j < end && l.vals[j] == l.vals[i] {
+				j++
+			}
+			add(j-i, l.vals[i])
+			i = j
+		}
+	}
+	return dst
+}
+
+// set maps count blocks from block on to a place.
+func (m *extentMap) set(block, count uint64, p place) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for count > 0 {
+		i := block % leafBlocks
+		n := min(leafBlocks-i, count)
+		slot := m.slot(block / leafBlocks)
+		if n == leafBlocks {
+			*slot = m.uniformLeaf(p)
+		} else {
+			l := m.ownLeaf(slot)
+			fill(l.vals[i:i+n], p)
+			if i+n == leafBlocks && isUniform(l.vals[:]) {
+				*slot = m.uniformLeaf(p)
+			}
+		}
+		block += n
+		count -= n
+	}
+}
+
+// setLeaf maps one whole leaf; vals is copied.
+func (m *extentMap) setLeaf(index uint64, vals *[leafBlocks]place) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	slot := m.slot(index)
+	if isUniform(vals[:]) {
+		*slot = m.uniformLeaf(vals[0])
+		return
+	}
+	own := *vals
+	*slot = &leaf{edit: m.edit, vals: &own}
+}
+
+// overlayLeaf maps those blocks of a leaf that upper maps.
+func (m *extentMap) overlayLeaf(index uint64, upper *leaf) {
+	for i := 0; i < leafBlocks; {
+		j := i + 1
+		for j < leafBlocks && upper.at(j) == upper.at(i) {
+			j++
+		}
+		if at := upper.at(i); at != nowhere {
+			m.set(index*leafBlocks+uint64(i), uint64(j-i), at)
+		}
+		i = j
+	}
+}
+
+// slot returns the pointer to a leaf in a node that this map owns. The caller
+// holds mu.
+func (m *extentMap) slot(index uint64) **leaf {
+	d := int(index / (nodeLeaves * rootNodes))
+	for d >= len(m.root) {
+		m.root = append(m.root, nil)
+	}
+	dir := m.root[d]
+	if dir == nil || dir.edit != m.edit {
+		own := &mapDir{edit: m.edit}
+		if dir != nil {
+			own.nodes = dir.nodes
+		}
+		m.root[d], dir = own, own
+	}
+	at := &dir.nodes[index/nodeLeaves%rootNodes]
+	if *at == nil || (*at).edit != m.edit {
+		own := &mapNode{edit: m.edit}
+		if *at != nil {
+			own.leaves = (*at).leaves
+		}
+		*at = own
+	}
+	return &(*at).leaves[index%nodeLeaves]
+}
+
+// ownLeaf makes the leaf in slot one with values that this map may change.
+func (m *extentMap) ownLeaf(slot **leaf) *leaf {
+	l := *slot
+	if l != nil && l.edit == m.edit && l.vals != nil {
+		return l
+	}
+	own := &leaf{edit: m.edit, vals: new([leafBlocks]place)}
+	if l != nil && l.vals != nil {
+		*own.vals = *l.vals
+	} else if p := l.at(0); p != nowhere {
+		fill(own.vals[:], p)
+	}
+	*slot = own
+	return own
+}
+
+// uniformLeaf returns the shared leaf that maps all its blocks to p.
+func (m *extentMap) uniformLeaf(p place) *leaf {
+	if p == nowhere {
+		return nil
+	}
+	if l := m.uniform[p]; l != nil {
+		return l
+	}
+	const maxShared = 64
+	if m.uniform == nil || len(m.uniform) >= maxShared {
+		m.uniform = make(map[place]*leaf)
+	}
+	l := &leaf{uniform: p}
+	m.uniform[p] = l
+	return l
+}
+
+// leaves calls fn, in order, for every leaf that is not nowhere throughout.
+// The map must not be changed meanwhile: call it on a clone.
+func (m *extentMap) leaves(fn func(index uint64, l *leaf) error) error {
+	for d, dir := range m.root {
+		if dir == nil {
+			continue
+		}
+		for n, node := range dir.nodes {
+			if node == nil {
+				continue
+			}
+			base := (uint64(d)*rootNodes + uint64(n)) * nodeLeaves
+			for i, l := range node.leaves {
+				if l == nil {
+					continue
+				}
+				if err := fn(base+uint64(i), l); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// countBlocks returns how many blocks have a place for which want holds. It
+// does not hold up changes for long: what changes meanwhile may be counted as
+// it was or as it is.
+func (m *extentMap) countBlocks(want func(place) bool) uint64 {
+	var total uint64
+	for d := 0; ; d++ {
+		m.mu.RLock()
+		if d >= len(m.root) {
+			m.mu.RUnlock()
+			return total
+		}
+		dir := m.root[d]
+		m.mu.RUnlock()
+		for n := 0; dir != nil && n < rootNodes; n++ {
+			m.mu.RLock()
+			total += countNode(dir.nodes[n], want)
+			m.mu.RUnlock()
+		}
+	}
+}
+
+func countNode(n *mapNode, want func(place) bool) uint64 {
+	var total uint64
+	if n == nil {
+		return 0
+	}
+	for _, l := range n.leaves {
+		switch {
+		case l == nil:
+		case l.vals == nil:
+			if want(l.uniform) {
+				total += leafBlocks
+			}
+		default:
+			for _, p := range l.vals {
+				if want(p) {
+					total++
+				}
+			}
+		}
+	}
+	return total
+}
+
+func fill(vals []place, p place) {
+	for i := range vals {
+		vals[i] = p
+	}
+}
+
+func isUniform(vals []place) bool {
+	for _, v := range vals[1:] {
+		if v != vals[0] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,284 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// flushGroup lets flushes that wait at the same time share one.
+type flushGroup struct {
+	mu      sync.Mutex
+	running bool
+	next    *flushCall // what those wait for that came while one was running
+}
+
+type flushCall struct {
+	done chan struct{}
+	err  error
+}
+
+// do returns the result of a run of fn that began after do was called.
+func (g *flushGroup) do(ctx context.Context, fn func() error) error {
+	g.mu.Lock()
+	if !g.running {
+		g.running = true
+		g.mu.Unlock()
+		err := fn()
+		g.finish(fn)
+		return err
+	}
+	if g.next == nil {
+		g.next = &flushCall{done: make(chan struct{})}
+	}
+	call := g.next
+	g.mu.Unlock()
+	select {
+	case <-call.done:
+		return call.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// finish runs fn for those that came meanwhile, if any, on a goroutine of its
+// own, so that who came first does not wait for them.
+func (g *flushGroup) finish(fn func() error) {
+	g.mu.Lock()
+	call := g.next
+	g.next = nil
+	g.running = call != nil
+	g.mu.Unlock()
+	if call == nil {
+		return
+	}
+	go func() {
+		call.err = fn()
+		close(call.done)
+		g.finish(fn)
+	}()
+}
+
+// flush makes every write that was acknowledged before the call durable.
+func (l *lun) flush(ctx context.Context) error {
+	if err := l.usable(); err != nil {
+		return err
+	}
+	return l.flushes.do(ctx, l.flushNow)
+}
+
+func (l *lun) flushNow() error {
+	l.gate.RLock()
+	h := l.head
+	l.gate.RUnlock()
+	// Older layers first: what the head commits stands on them.
+	if err := l.flushOld(); err != nil {
+		return err
+	}
+	return l.flushHead(h)
+}
+
+// flushOld makes the layers durable that were swapped out and are not sealed.
+func (l *lun) flushOld() error {
+	for _, h := range l.oldHeads() {
+		if err := l.flushHead(h); err != nil {
+			return err
+		}
+		h.mu.Lock()
+		h.durable = true
+		h.mu.Unlock()
+	}
+	return nil
+}
+
+// flushHead flushes one layer. Failure is final for the LUN (invariant 10).
+func (l *lun) flushHead(h *head) error {
+	for {
+		h.mu.Lock()
+		durable := h.durable
+		h.mu.Unlock()
+		if durable {
+			return nil
+		}
+		err := h.flush(l.pool.segments)
+		if err == nil {
+			return nil
+		}
+		if err != errJournalFull {
+			return l.fail(err)
+		}
+		if err := l.makeRoom(h); err != nil {
+			return err
+		}
+	}
+}
+
+// Sizes of journal files. A layer begins with a small one; each further one is
+// four times larger, until all together would pass the limit: then a
+// checkpoint makes them superfluous.
+const (
+	firstJournalBytes = 1 << 20
+	nextJournalFactor = 4
+	maxJournalBytes   = 48 << 20
+)
+
+// makeRoom extends the journal of a layer that has run full. The gate is not
+// held.
+func (l *lun) makeRoom(h *head) error {
+	if !l.isHead(h) {
+		return l.extendOnly(h)
+	}
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	if !h.journal.full() {
+		return nil
+	}
+	return l.extend(h)
+}
+
+// extend adds a file to a layer's journal, or makes a checkpoint where the
+// journal has reached its limit. maintainMu is held.
+func (l *lun) extend(h *head) error {
+	length := l.pool.nextJournal(h.journal.lastLength())
+	if h.journal.bytes()+length > l.pool.journalLimit() && l.isHead(h) {
+		_, err := l.checkpoint(h, nil)
+		return err
+	}
+	return l.extendOnly(h)
+}
+
+func (l *lun) extendOnly(h *head) error {
+	if err := h.journal.extend(l.pool.nextJournal(h.journal.lastLength())); err != nil {
+		return l.metadataError(err)
+	}
+	return nil
+}
+
+func (l *lun) isHead(h *head) bool {
+	l.gate.RLock()
+	defer l.gate.RUnlock()
+	return l.head == h
+}
+
+// metadataError is the error of a write that failed because the engine's own
+// files could not be written, though nothing is lost.
+func (l *lun) metadataError(err error) error {
+	if isNoSpace(err) {
+		return &Error{Object: lunObject(l.name()), Class: ErrNoSpace, Cause: err}
+	}
+	return l.fail(err)
+}
+
+// checkpoint writes the presence map of the head, with the blocks of further
+// origins that it is about to own, and drops the journal written until then.
+// It returns the map as it is now on disk, nil if h is not the head any more.
+// maintainMu is held. Writes go on meanwhile.
+func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
+	p := l.pool
+	if err := h.journal.extend(p.nextJournal(h.journal.lastLength() / nextJournalFactor)); err != nil {
+		return nil, l.metadataError(err)
+	}
+	l.gate.Lock()
+	if l.head != h {
+		l.gate.Unlock()
+		return nil, nil // swapped out meanwhile: sealing does the rest
+	}
+	from, nextSeq := h.journal.advance()
+	frozen := l.m.Load().clone()
+	trims := h.takeTrims()
+	l.gate.Unlock()
+
+	if err := h.syncData(p.segments); err != nil {
+		return nil, l.fail(err)
+	}
+	owned := func(at place) bool { return h.owns(at) || containsOrigin(further, at) }
+	header := presenceHeader{layer: h.layer, blocks: uint64(l.size.Load() / BlockSize), journalFrom: from, nextSeq: nextSeq}
+	if err := p.writePresence(header, frozen, owned); err != nil {
+		return nil, l.metadataError(err)
+	}
+	if err := h.journal.cut(from); err != nil {
+		return nil, l.fail(err)
+	}
+	return frozen, l.punch(frozen, trims)
+}
+
+func containsOrigin(origins []uint32, at place) bool {
+	for _, o := range origins {
+		if at != nowhere && at.origin() == o {
+			return true
+		}
+	}
+	return false
+}
+
+// writePresence writes the presence map of a layer: of m, the places that
+// owned holds for.
+func (p *Pool) writePresence(h presenceHeader, m *extentMap, owned func(place) bool) error {
+	w, err := createPresence(p.fs, h)
+	if err != nil {
+		return err
+	}
+	err = m.leaves(func(index uint64, lf *leaf) error {
+		if index*leafBlocks >= h.blocks {
+			return nil
+		}
+		var vals [leafBlocks]place
+		any := false
+		for i := range vals {
+			if at := lf.at(i); owned(at) {
+				vals[i], any = at, true
+			}
+		}
+		if !any {
+			return nil
+		}
+		return w.leaf(index, &vals)
+	})
+	if err != nil {
+		w.abort()
+		return err
+	}
+	_, err = w.finish()
+	return err
+}
+
+// punch gives back the space of trims, of which the durable map frozen says
+// that they are not used; those that have come into use again are passed by.
+func (l *lun) punch(frozen *extentMap, trims []trim) error {
+	if len(trims) == 0 {
+		return nil
+	}
+	if err := l.pool.grace.wait(context.Background()); err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range trims {
+		for block, end := t.block, t.block+t.count; block < end; {
+			n := min(end-block, 16*stripeBlocks)
+			errs = append(errs, l.punchRange(frozen, t.origin, block, n))
+			block += n
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// punchRange punches those blocks of an origin in a range that neither the
+// durable map nor the present one uses.
+func (l *lun) punchRange(frozen *extentMap, origin uint32, block, count uint64) error {
+	unlock := l.lockStripes(block, count)
+	defer unlock()
+	used := dataPlace(origin)
+	m := l.m.Load()
+	var errs []error
+	for _, f := range frozen.runs(nil, block, count) {
+		if f.place == used {
+			continue
+		}
+		for _, r := range m.runs(nil, f.block, f.count) {
+			if r.place != used {
+				errs = append(errs, l.pool.punchBlocks(origin, r.block, r.count))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,127 @@
+package blockdev
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+)
+
+// head is an open layer: the one that a LUN's writes go to, or one that was
+// swapped out and is not sealed yet.
+type head struct {
+	layer   uint32
+	journal *journal
+	// foreign holds the origins that the layer owns beside its own, nil for
+	// none. It is replaced under the LUN's gate.
+	foreign atomic.Pointer[map[uint32]bool]
+
+	mu sync.Mutex
+	// dirty holds the segments written since they were last synced, each with
+	// a reference.
+	dirty []*segment
+	// trims are the blocks of the layer's own segments that were unmapped
+	// since the last checkpoint, and may be punched after the next.
+	trims []trim
+	// durable: swapped out and synced, so that flushes pass it by.
+	durable bool
+}
+
+// trim is a run of blocks of an origin that a map ceased to use.
+type trim struct {
+	origin       uint32
+	block, count uint64
+}
+
+// maxTrims bounds the memory that trims take. Beyond it they are forgotten
+// one by one and found again by a scan (reclaim).
+const maxTrims = 1 << 16
+
+func newHead(layer uint32, j *journal, origins []uint32) *head {
+	h := &head{layer: layer, journal: j}
+	h.setOrigins(origins)
+	return h
+}
+
+func (h *head) setOrigins(origins []uint32) {
+	if len(origins) <= 1 {
+		h.foreign.Store(nil)
+		return
+	}
+	foreign := make(map[uint32]bool, len(origins))
+	for _, o := range origins {
+		foreign[o] = true
+	}
+	h.foreign.Store(&foreign)
+}
+
+// owns tells whether the layer owns the segments or zeros that p names.
+func (h *head) owns(p place) bool {
+	if p == nowhere {
+		return false
+	}
+	if p.origin() == h.layer {
+		return true
+	}
+	f := h.foreign.Load()
+	return f != nil && (*f)[p.origin()]
+}
+
+// inPlace tells whether a block at p is overwritten where it is.
+func (h *head) inPlace(p place) bool { return p.isData() && h.owns(p) }
+
+// markDirty puts a segment on the list of those to be synced, after it was
+// written and before that is acknowledged.
+func (h *head) markDirty(s *segment) {
+	if s.dirty.Load() || !s.dirty.CompareAndSwap(false, true) {
+		return
+	}
+	s.refs.Add(1)
+	h.mu.Lock()
+	h.dirty = append(h.dirty, s)
+	h.mu.Unlock()
+}
+
+// addTrim notes that blocks of an origin are not mapped any more.
+func (h *head) addTrim(t trim) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.trims) < maxTrims {
+		h.trims = append(h.trims, t)
+	}
+}
+
+func (h *head) takeTrims() []trim {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.trims
+	h.trims = nil
+	return t
+}
+
+// syncData makes durable all data written to the layer before the call.
+func (h *head) syncData(c *segmentCache) error {
+	h.mu.Lock()
+	dirty := h.dirty
+	h.dirty = nil
+	h.mu.Unlock()
+	var errs []error
+	for _, s := range dirty {
+		// A write that still finds the mark set was made before this, so the
+		// sync covers it; a later one puts the segment on the list anew.
+		s.dirty.Store(false)
+		errs = append(errs, s.Sync())
+		c.put(s)
+	}
+	errs = append(errs, c.syncNames(h.layer))
+	return errors.Join(errs...)
+}
+
+// flush makes durable everything written to the layer before the call, map
+// changes included. errJournalFull asks for more room in the journal.
+func (h *head) flush(c *segmentCache) error {
+	seq := h.journal.lastSeq()
+	if err := h.syncData(c); err != nil {
+		return err
+	}
+	return h.journal.commit(seq)
+}

@@ -1,0 +1,438 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+const (
+	// writeChunk bounds what one step of a write covers, and by it the number
+	// of journal records that the step needs.
+	writeChunk = 1 << 20
+	// zeroChunk is the same for discards: one record whatever the length.
+	zeroChunk = 1 << 30
+
+	stripeCount  = 256
+	stripeBlocks = 64
+)
+
+// lun is an exported LUN at run time.
+//
+// Lock order: maintainMu, Pool.opMu, gate, stripes ascending, journal, map.
+//
+// A write holds the gate shared from the look at the map until all of it is
+// done; a freeze holds it alone to swap the head. A write that changes the map
+// also holds the stripes of its blocks, so that two writes to one block, or a
+// write and a hole punch, follow one another. Writes in place and reads need
+// no stripe: what they do overlaps in time with whatever changes the map under
+// them, and every order of the two is right.
+type lun struct {
+	pool *Pool
+	id   uint64
+	size atomic.Int64
+	m    atomic.Pointer[extentMap] // replaced under gate by a revert
+
+	failed atomic.Pointer[Error]
+	gone   atomic.Bool
+
+	gate sync.RWMutex
+	head *head   // the open layer
+	old  []*head // swapped out and not sealed, oldest first
+
+	stripes [stripeCount]sync.Mutex
+
+	// maintainMu is held while the LUN's journal is extended, a checkpoint is
+	// made, or one of its layers is sealed or merged.
+	maintainMu sync.Mutex
+
+	flushes flushGroup
+	handles handles
+}
+
+func (l *lun) name() string {
+	if r := l.pool.cat.lun(l.id); r != nil {
+		return r.Name
+	}
+	return fmt.Sprintf("#%d", l.id)
+}
+
+// fail stops the LUN from taking writes: data that it had not made durable is
+// lost. It stays so after a restart (invariant 10).
+func (l *lun) fail(cause error) error {
+	if errors.Is(cause, ErrClosed) {
+		return cause
+	}
+	e := &Error{Object: lunObject(l.name()), Class: ErrFailed, Detail: "takes no more writes, unsynced data is lost", Cause: cause}
+	if !l.failed.CompareAndSwap(nil, e) {
+		return l.failed.Load()
+	}
+	l.pool.log.Error("LUN failed", "lun", l.name(), "error", cause)
+	l.pool.recordFailure(l.id, cause.Error())
+	return e
+}
+
+// usable returns why the LUN cannot be written, nil if it can.
+func (l *lun) usable() error {
+	if l.gone.Load() {
+		return &Error{Object: fmt.Sprintf("LUN #%d", l.id), Class: ErrStale}
+	}
+	if e := l.failed.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// inRange tells whether n bytes at off lie in size bytes.
+func inRange(off, n, size int64) bool { return off >= 0 && n >= 0 && off <= size && n <= size-off }
+
+func rangeError(off, n, size int64) error {
+	return errorf(ErrInvalid, "request", "%d bytes at %d are not within %d", n, off, size)
+}
+
+// readMap reads from the segments that a map names. The caller has entered the
+// grace.
+func (p *Pool) readMap(m *extentMap, b []byte, off int64) error {
+	first := uint64(off / BlockSize)
+	last := uint64((off + int64(len(b)) + BlockSize - 1) / BlockSize)
+	var buf [16]mapRun
+	for _, r := range m.runs(buf[:0], first, last-first) {
+		start := max(off, int64(r.block)*BlockSize)
+		n := min(int64(len(b)), int64(r.block+r.count)*BlockSize-start)
+		if err := p.readPlace(r.place, b[:n], start); err != nil {
+			return err
+		}
+		b, off = b[n:], start+n
+	}
+	return nil
+}
+
+// tryReadMap is readMap for what is in the page cache, else an error.
+func (p *Pool) tryReadMap(m *extentMap, b []byte, off int64) error {
+	first := uint64(off / BlockSize)
+	last := uint64((off + int64(len(b)) + BlockSize - 1) / BlockSize)
+	var buf [4]mapRun
+	for _, r := range m.runs(buf[:0], first, last-first) {
+		start := max(off, int64(r.block)*BlockSize)
+		n := min(int64(len(b)), int64(r.block+r.count)*BlockSize-start)
+		if !r.place.isData() {
+			clear(b[:n])
+		} else if err := p.eachShard(r.place.origin(), start, n, false, func(s *segment, segOff, i, k int64) error {
+			return s.TryReadAt(b[i:i+k], segOff)
+		}); err != nil {
+			return err
+		}
+		b, off = b[n:], start+n
+	}
+	return nil
+}
+
+// readPlace fills b with the LUN's bytes from off on, all at one place.
+func (p *Pool) readPlace(at place, b []byte, off int64) error {
+	if !at.isData() {
+		clear(b)
+		return nil
+	}
+	return p.eachShard(at.origin(), off, int64(len(b)), false, func(s *segment, segOff, i, n int64) error {
+		k, err := s.ReadAt(b[i:i+n], segOff)
+		if int64(k) == n {
+			return nil
+		}
+		if errors.Is(err, io.EOF) {
+			return errorf(ErrCorrupt, segmentName(s.key.origin, s.key.shard), "offset %d: mapped blocks are past the end of the file", segOff)
+		}
+		return &Error{Object: segmentName(s.key.origin, s.key.shard), Class: syscall.EIO, Detail: fmt.Sprintf("read at offset %d", segOff), Cause: err}
+	})
+}
+
+// eachShard calls fn for each segment of an origin that n bytes of a LUN from
+// off on fall into: segOff is the offset in the segment, i where the n bytes
+// begin in the whole.
+func (p *Pool) eachShard(origin uint32, off, length int64, create bool, fn func(s *segment, segOff, i, n int64) error) error {
+	for i := int64(0); i < length; {
+		at := off + i
+		segOff := at % p.shardBytes
+		n := min(length-i, p.shardBytes-segOff)
+		s, err := p.segments.get(segmentKey{origin, uint32(at / p.shardBytes)}, create)
+		if err != nil {
+			return err
+		}
+		err = fn(s, segOff, i, n)
+		p.segments.put(s)
+		if err != nil {
+			return err
+		}
+		i += n
+	}
+	return nil
+}
+
+// writeAt writes p, which lies within the LUN.
+func (l *lun) writeAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		at := off + int64(done)
+		n := min(len(p)-done, int(writeChunk-at%writeChunk))
+		if err := l.change(func() error { return l.write(p[done:done+n], at) }); err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// change runs one step that may change the map, again if the journal had to
+// be extended first.
+func (l *lun) change(step func() error) error {
+	for {
+		h, err := l.attempt(step)
+		if err != errJournalFull {
+			return err
+		}
+		if err := l.makeRoom(h); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *lun) attempt(step func() error) (*head, error) {
+	phase := l.pool.grace.enter()
+	defer l.pool.grace.exit(phase)
+	l.gate.RLock()
+	defer l.gate.RUnlock()
+	if err := l.usable(); err != nil {
+		return nil, err
+	}
+	return l.head, step()
+}
+
+// write is one step of a write; the gate is held.
+func (l *lun) write(p []byte, off int64) error {
+	h, m := l.head, l.m.Load()
+	first := uint64(off / BlockSize)
+	count := uint64((off+int64(len(p))+BlockSize-1)/BlockSize) - first
+	var buf [16]mapRun
+	runs := m.runs(buf[:0], first, count)
+	if _, redirect := redirected(h, runs); !redirect {
+		for _, r := range runs {
+			if err := l.writePart(h, r, r.place.origin(), p, off); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	unlock := l.lockStripes(first, count)
+	defer unlock()
+	return l.writeRedirected(h, m, m.runs(runs[:0], first, count), p, off)
+}
+
+// redirected returns how many runs the head does not own, and whether there
+// are any.
+func redirected(h *head, runs []mapRun) (n int64, any bool) {
+	for _, r := range runs {
+		if !h.inPlace(r.place) {
+			n++
+		}
+	}
+	return n, n > 0
+}
+
+// writeRedirected writes runs of which the head does not own all: those go
+// whole to the head's segments, then the journal and the map are changed. The
+// stripes are held.
+func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, off int64) error {
+	need, _ := redirected(h, runs)
+	if !h.journal.reserve(need) {
+		return errJournalFull
+	}
+	var buf [4]record
+	recs := buf[:0]
+	for _, r := range runs {
+		origin := r.place.origin()
+		var err error
+		if h.inPlace(r.place) {
+			err = l.writePart(h, r, origin, p, off)
+		} else {
+			err = l.writeWhole(h, r, p, off)
+			recs = append(recs, record{kind: recordData, block: r.block, count: uint32(r.count), origin: h.layer})
+		}
+		if err != nil {
+			h.journal.release(need)
+			return err
+		}
+	}
+	if err := h.journal.append(recs...); err != nil {
+		return l.fail(err)
+	}
+	for _, r := range recs {
+		m.set(r.block, uint64(r.count), r.place())
+	}
+	l.pool.wantRoom(l, h)
+	return nil
+}
+
+// part returns what of p, which begins at off, falls on a run.
+func part(r mapRun, p []byte, off int64) (b []byte, at int64) {
+	start := max(off, int64(r.block)*BlockSize)
+	end := min(off+int64(len(p)), int64(r.block+r.count)*BlockSize)
+	return p[start-off : end-off], start
+}
+
+// writePart writes what of p falls on a run to the segments of an origin.
+func (l *lun) writePart(h *head, r mapRun, origin uint32, p []byte, off int64) error {
+	b, at := part(r, p, off)
+	return l.writeSegments(h, origin, b, at)
+}
+
+func (l *lun) writeSegments(h *head, origin uint32, b []byte, at int64) error {
+	return l.pool.eachShard(origin, at, int64(len(b)), true, func(s *segment, segOff, i, n int64) error {
+		_, err := s.WriteAt(b[i:i+n], segOff)
+		h.markDirty(s)
+		if err != nil {
+			return l.writeError(s, segOff, err)
+		}
+		return nil
+	})
+}
+
+func (l *lun) writeError(s *segment, segOff int64, err error) error {
+	class := error(syscall.EIO)
+	if isNoSpace(err) {
+		class = ErrNoSpace
+	}
+	return &Error{Object: lunObject(l.name()), Class: class,
+		Detail: fmt.Sprintf("write %s at offset %d", segmentName(s.key.origin, s.key.shard), segOff), Cause: err}
+}
+
+// writeWhole writes what of p falls on a run to the head's own segments. A
+// block that p covers in part is filled up with what it held.
+func (l *lun) writeWhole(h *head, r mapRun, p []byte, off int64) error {
+	b, at := part(r, p, off)
+	if lead := at % BlockSize; lead != 0 || len(b) < BlockSize {
+		n := min(int64(len(b)), BlockSize-lead)
+		if err := l.writeFilled(h, r.place, b[:n], at); err != nil {
+			return err
+		}
+		b, at = b[n:], at+n
+	}
+	if whole := len(b) / BlockSize * BlockSize; whole > 0 {
+		if err := l.writeSegments(h, h.layer, b[:whole], at); err != nil {
+			return err
+		}
+		b, at = b[whole:], at+int64(whole)
+	}
+	if len(b) > 0 {
+		return l.writeFilled(h, r.place, b, at)
+	}
+	return nil
+}
+
+// writeFilled writes part of one block, whose content is at old, as a whole
+// block of the head's.
+func (l *lun) writeFilled(h *head, old place, b []byte, at int64) error {
+	var block [BlockSize]byte
+	start := at / BlockSize * BlockSize
+	if err := l.pool.readPlace(old, block[:], start); err != nil {
+		return err
+	}
+	copy(block[at-start:], b)
+	return l.writeSegments(h, h.layer, block[:], start)
+}
+
+// zero makes n bytes from off on, which lie within the LUN, read as zeros and
+// gives their space back.
+func (l *lun) zero(ctx context.Context, off, n int64) error {
+	for n > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var err error
+		k := min(n, zeroChunk-off%zeroChunk)
+		if lead := off % BlockSize; lead != 0 || k < BlockSize {
+			k = min(n, BlockSize-lead)
+			err = l.zeroPart(off, k)
+		} else {
+			k = k / BlockSize * BlockSize
+			err = l.change(func() error { return l.unmap(uint64(off/BlockSize), uint64(k/BlockSize)) })
+		}
+		if err != nil {
+			return err
+		}
+		off, n = off+k, n-k
+	}
+	return nil
+}
+
+// zeroPart writes zeros to part of one block, unless it is zero already.
+func (l *lun) zeroPart(off, n int64) error {
+	if !l.m.Load().at(uint64(off / BlockSize)).isData() {
+		return nil
+	}
+	var zeros [BlockSize]byte
+	_, err := l.writeAt(zeros[:n], off)
+	return err
+}
+
+// unmap is one step of a discard of whole blocks; the gate is held. One record
+// covers all, from the first to the last block that holds data.
+func (l *lun) unmap(block, count uint64) error {
+	h, m := l.head, l.m.Load()
+	unlock := l.lockStripes(block, count)
+	defer unlock()
+	runs := m.runs(nil, block, count)
+	runs = slices.DeleteFunc(runs, func(r mapRun) bool { return !r.place.isData() })
+	if len(runs) == 0 {
+		return nil
+	}
+	if !h.journal.reserve(1) {
+		return errJournalFull
+	}
+	last := runs[len(runs)-1]
+	first, n := runs[0].block, last.block+last.count-runs[0].block
+	if err := h.journal.append(record{kind: recordZero, block: first, count: uint32(n), origin: h.layer}); err != nil {
+		return l.fail(err)
+	}
+	m.set(first, n, zeroPlace(h.layer))
+	for _, r := range runs {
+		if h.owns(r.place) {
+			h.addTrim(trim{r.place.origin(), r.block, r.count})
+		}
+	}
+	l.pool.wantCheckpoint(l)
+	return nil
+}
+
+// lockStripes locks the stripes of a range of blocks and returns what unlocks
+// them.
+func (l *lun) lockStripes(block, count uint64) (unlock func()) {
+	first := block / stripeBlocks
+	n := (block+count-1)/stripeBlocks - first + 1
+	if n >= stripeCount {
+		first, n = 0, stripeCount
+	}
+	// Ascending by index: those that wrapped around come first.
+	lo, hi := first%stripeCount, first%stripeCount+n
+	wrapped := uint64(0)
+	if hi > stripeCount {
+		wrapped, hi = hi-stripeCount, stripeCount
+	}
+	for i := range wrapped {
+		l.stripes[i].Lock()
+	}
+	for i := lo; i < hi; i++ {
+		l.stripes[i].Lock()
+	}
+	return func() {
+		for i := range wrapped {
+			l.stripes[i].Unlock()
+		}
+		for i := lo; i < hi; i++ {
+			l.stripes[i].Unlock()
+		}
+	}
+}

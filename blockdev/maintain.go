@@ -1,0 +1,452 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rowan-storage/rowan/blockdev/blockfile"
+)
+
+// Maintenance is what nobody waits for: extending journals before they are
+// full, sealing layers that were swapped out, merging layers that nothing
+// names, giving space back.
+type maintenance struct {
+	runMu sync.Mutex // one pass at a time
+
+	kick chan struct{}
+	quit chan struct{}
+	done chan struct{}
+
+	mu         sync.Mutex
+	room       map[*lun]bool // journals to be extended
+	checkpoint map[*lun]bool // LUNs with trims to be punched
+}
+
+// trimDelay is how long discards are gathered before a checkpoint gives their
+// space back.
+const trimDelay = time.Second
+
+// retryDelay is how long maintenance rests after it failed.
+const retryDelay = 10 * time.Second
+
+func (t *maintenance) start(p *Pool) {
+	t.mu.Lock()
+	t.room, t.checkpoint = make(map[*lun]bool), make(map[*lun]bool)
+	t.mu.Unlock()
+	if p.manual {
+		return
+	}
+	t.kick, t.quit, t.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
+	go p.maintainLoop()
+	t.wake()
+}
+
+func (t *maintenance) stop() {
+	if t.quit != nil {
+		close(t.quit)
+		<-t.done
+	}
+}
+
+// wake makes the loop run a pass soon.
+func (t *maintenance) wake() {
+	select {
+	case t.kick <- struct{}{}:
+	default: // a pass is due already, or there is no loop
+	}
+}
+
+// wantRoom asks for more journal for a head before it is full.
+func (p *Pool) wantRoom(l *lun, h *head) {
+	if !h.journal.low() {
+		return
+	}
+	t := &p.maintenance
+	t.mu.Lock()
+	known := t.room[l]
+	t.room[l] = true
+	t.mu.Unlock()
+	if !known {
+		t.wake()
+	}
+}
+
+// wantCheckpoint asks for a checkpoint of a LUN, so that trims are punched.
+func (p *Pool) wantCheckpoint(l *lun) {
+	t := &p.maintenance
+	t.mu.Lock()
+	known := t.checkpoint[l]
+	t.checkpoint[l] = true
+	t.mu.Unlock()
+	if !known {
+		t.wake()
+	}
+}
+
+func take(mu *sync.Mutex, set *map[*lun]bool) []*lun {
+	mu.Lock()
+	defer mu.Unlock()
+	luns := slices.Collect(maps.Keys(*set))
+	clear(*set)
+	sortLUNs(luns)
+	return luns
+}
+
+func (p *Pool) maintainLoop() {
+	t := &p.maintenance
+	defer close(t.done)
+	var trimmed time.Time
+	for {
+		var later <-chan time.Time
+		t.mu.Lock()
+		if len(t.checkpoint) > 0 {
+			later = time.After(time.Until(trimmed.Add(trimDelay)))
+		}
+		t.mu.Unlock()
+		trims := false
+		select {
+		case <-t.quit:
+			return
+		case <-t.kick:
+		case <-later:
+			trims, trimmed = true, time.Now()
+		}
+		if err := p.maintain(context.Background(), trims); err != nil {
+			p.log.Error("maintenance failed, will be tried again", "error", err)
+			select {
+			case <-t.quit:
+				return
+			case <-time.After(retryDelay):
+				t.wake()
+			}
+		}
+	}
+}
+
+// Settle runs maintenance until nothing is left to do: all layers sealed that
+// can be, the space of deleted snapshots and discarded blocks given back.
+func (p *Pool) Settle(ctx context.Context) error {
+	for {
+		if err := p.maintain(ctx, true); err != nil {
+			return err
+		}
+		if p.pending() == 0 {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// pending counts what maintenance has to do.
+func (p *Pool) pending() int {
+	t := &p.maintenance
+	t.mu.Lock()
+	n := len(t.checkpoint)
+	t.mu.Unlock()
+	for _, l := range p.allLUNs() {
+		if l.failed.Load() == nil {
+			n += len(l.oldHeads())
+		}
+	}
+	n += len(p.reclaimable()) + len(p.prunable())
+	return n
+}
+
+func (l *lun) oldHeads() []*head {
+	l.gate.RLock()
+	defer l.gate.RUnlock()
+	return slices.Clone(l.old)
+}
+
+// maintain runs one pass. trims says whether LUNs with trims get a checkpoint.
+func (p *Pool) maintain(ctx context.Context, trims bool) error {
+	t := &p.maintenance
+	t.runMu.Lock()
+	defer t.runMu.Unlock()
+	var errs []error
+	for _, l := range take(&t.mu, &t.room) {
+		errs = append(errs, l.extendEarly())
+	}
+	for _, l := range p.allLUNs() {
+		for _, h := range l.oldHeads() {
+			if l.failed.Load() == nil {
+				errs = append(errs, l.seal(h))
+			}
+		}
+	}
+	if trims {
+		for _, l := range take(&t.mu, &t.checkpoint) {
+			_, err := l.checkpointHead()
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for progress := true; progress; {
+		progress = false
+		for _, r := range p.reclaimable() {
+			done, err := p.reclaim(ctx, r)
+			if err != nil {
+				return err
+			}
+			progress = progress || done
+		}
+		for _, id := range p.prunable() {
+			done, err := p.prune(id)
+			if err != nil {
+				return err
+			}
+			progress = progress || done
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extendEarly adds to the journal of a head that will soon be full.
+func (l *lun) extendEarly() error {
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	h := l.currentHead()
+	if l.usable() != nil || !h.journal.low() {
+		return nil
+	}
+	if err := l.extend(h); err != nil && !errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	return nil
+}
+
+func (l *lun) currentHead() *head {
+	l.gate.RLock()
+	defer l.gate.RUnlock()
+	return l.head
+}
+
+// checkpointHead makes a checkpoint of the LUN and returns its map.
+func (l *lun) checkpointHead() (*extentMap, error) {
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	if l.usable() != nil {
+		return nil, nil
+	}
+	return l.checkpoint(l.currentHead(), nil)
+}
+
+// seal writes the final presence map of a layer that was swapped out.
+func (l *lun) seal(h *head) error {
+	p := l.pool
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	if err := l.flushHead(h); err != nil {
+		return err
+	}
+	frozen, err := p.viewMap(h.layer)
+	if err != nil {
+		return err
+	}
+	r := p.cat.layer(h.layer)
+	if r == nil || r.Sealed {
+		return nil // the LUN was deleted meanwhile
+	}
+	header := presenceHeader{layer: h.layer, blocks: r.Blocks, sealed: true}
+	if err := p.writePresence(header, frozen, h.owns); err != nil {
+		return l.metadataError(err)
+	}
+	p.opMu.Lock()
+	err = p.cat.commit(putLayer(sealedRecord(r)))
+	p.opMu.Unlock()
+	if err != nil {
+		return err
+	}
+	l.gate.Lock()
+	l.old = slices.DeleteFunc(l.old, func(o *head) bool { return o == h })
+	l.gate.Unlock()
+	err = l.punch(frozen, h.takeTrims())
+	p.unpinView(h.layer)
+	return errors.Join(err, h.journal.close(), p.removeJournals(h.layer, ^uint64(0)))
+}
+
+// reclaimable lists the reclaims that can be done now.
+func (p *Pool) reclaimable() []reclaimRecord {
+	p.cat.mu.RLock()
+	defer p.cat.mu.RUnlock()
+	var out []reclaimRecord
+	for _, r := range p.cat.reclaims {
+		if owner := p.cat.layers[r.Owner]; r.Owner == 0 || owner != nil && (owner.Sealed || p.isUsableHead(r.Owner)) {
+			out = append(out, *r)
+		}
+	}
+	slices.SortFunc(out, func(a, b reclaimRecord) int { return int(a.Origin) - int(b.Origin) })
+	return out
+}
+
+// isUsableHead tells whether a layer is the head of a LUN that did not fail.
+// The catalogue's lock is held.
+func (p *Pool) isUsableHead(layer uint32) bool {
+	for _, l := range p.cat.luns {
+		if l.Head == layer {
+			return l.Failed == ""
+		}
+	}
+	return false
+}
+
+// lunOfHead returns the LUN whose head a layer is, nil if it is none's.
+func (p *Pool) lunOfHead(layer uint32) *lun {
+	for _, l := range p.allLUNs() {
+		if l.currentHead().layer == layer {
+			return l
+		}
+	}
+	return nil
+}
+
+// reclaim punches the blocks of an origin that its owner does not map. It
+// returns false if it has to be done later.
+func (p *Pool) reclaim(ctx context.Context, r reclaimRecord) (bool, error) {
+	if done, err := p.reclaimSpace(ctx, r); !done || err != nil {
+		return false, err
+	}
+	p.opMu.Lock()
+	defer p.opMu.Unlock()
+	p.cat.mu.RLock()
+	now := p.cat.reclaims[r.Origin]
+	p.cat.mu.RUnlock()
+	if now == nil || now.Owner != r.Owner {
+		return true, nil // it has a new owner, and is to be done again
+	}
+	return true, p.cat.commit(deleteReclaim(r.Origin))
+}
+
+func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) {
+	if r.Owner == 0 {
+		if err := p.grace.wait(ctx); err != nil {
+			return false, err
+		}
+		return true, p.segments.remove(r.Origin)
+	}
+	if l := p.lunOfHead(r.Owner); l != nil {
+		frozen, err := l.checkpointHead()
+		if err != nil || frozen == nil {
+			return false, err
+		}
+		if err := p.grace.wait(ctx); err != nil {
+			return false, err
+		}
+		return true, p.eachAllocated(r.Origin, func(block, count uint64) error {
+			return l.punchRange(frozen, r.Origin, block, count)
+		})
+	}
+	if r := p.cat.layer(r.Owner); r == nil || !r.Sealed {
+		return false, nil
+	}
+	own := newExtentMap()
+	if err := p.overlayPresence(own, r.Owner); err != nil {
+		return false, err
+	}
+	if err := p.grace.wait(ctx); err != nil {
+		return false, err
+	}
+	return true, p.eachAllocated(r.Origin, func(block, count uint64) error {
+		for _, run := range own.runs(nil, block, count) {
+			if run.place != dataPlace(r.Origin) {
+				if err := p.punchBlocks(r.Origin, run.block, run.count); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// eachAllocated calls fn for the runs of blocks that may take space in the
+// segments of an origin, none longer than the stripes can hold.
+func (p *Pool) eachAllocated(origin uint32, fn func(block, count uint64) error) error {
+	shards, err := p.segments.shards(origin)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	const most = 16 * stripeBlocks
+	for _, shard := range shards {
+		base := uint64(shard) * uint64(p.shardBytes/BlockSize)
+		err := p.eachDataRange(segmentKey{origin, shard}, func(start, end int64) error {
+			first, last := uint64(start/BlockSize), uint64((end+BlockSize-1)/BlockSize)
+			for first < last {
+				n := min(last-first, most)
+				if err := fn(base+first, n); err != nil {
+					return err
+				}
+				first += n
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachDataRange calls fn for the byte ranges of a segment that may take space.
+func (p *Pool) eachDataRange(key segmentKey, fn func(start, end int64) error) error {
+	s, err := p.segments.get(key, false)
+	if err != nil {
+		return err
+	}
+	defer p.segments.put(s)
+	seeker, ok := s.File.(blockfile.DataSeeker)
+	if !ok {
+		size, err := s.Size()
+		if err != nil || size == 0 {
+			return err
+		}
+		return fn(0, size)
+	}
+	for off := int64(0); ; {
+		start, end, err := seeker.NextData(off)
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = fn(start, end)
+		}
+		if err != nil {
+			return err
+		}
+		off = end
+	}
+}
+
+// punchBlocks gives back the space of blocks in the segments of an origin.
+func (p *Pool) punchBlocks(origin uint32, block, count uint64) error {
+	for count > 0 {
+		shardBlocks := uint64(p.shardBytes / BlockSize)
+		at := block % shardBlocks
+		n := min(count, shardBlocks-at)
+		s, err := p.segments.get(segmentKey{origin, uint32(block / shardBlocks)}, false)
+		if err == nil {
+			err = s.PunchHole(int64(at)*BlockSize, int64(n)*BlockSize)
+			p.segments.put(s)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		block, count = block+n, count-n
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package blockdev
+
+import (
+	"errors"
+	"slices"
+)
+
+// prunable lists the layers that nothing names and that can be removed now or
+// merged into their only child. One with several children stays.
+func (p *Pool) prunable() []uint32 {
+	open := p.openLayers()
+	p.cat.mu.RLock()
+	defer p.cat.mu.RUnlock()
+	named := make(map[uint32]bool)
+	for _, s := range p.cat.snapshots {
+		named[s.Layer] = true
+	}
+	heads := make(map[uint32]*lunRecord)
+	for _, l := range p.cat.luns {
+		heads[l.Head] = l
+	}
+	children := make(map[uint32][]*layerRecord)
+	for _, r := range p.cat.layers {
+		children[r.Parent] = append(children[r.Parent], r)
+	}
+	var out []uint32
+	for id, r := range p.cat.layers {
+		if named[id] || heads[id] != nil || open[id] {
+			continue
+		}
+		switch c := children[id]; {
+		case len(c) == 0:
+			out = append(out, id)
+		case len(c) == 1 && r.Sealed:
+			if l := heads[c[0].ID]; c[0].Sealed || l != nil && l.Failed == "" {
+				out = append(out, id)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// openLayers returns the layers that LUNs at run time still write or sync.
+func (p *Pool) openLayers() map[uint32]bool {
+	open := make(map[uint32]bool)
+	for _, l := range p.allLUNs() {
+		for _, h := range l.oldHeads() {
+			open[h.layer] = true
+		}
+		open[l.currentHead().layer] = true
+	}
+	return open
+}
+
+// prune removes a layer that nothing names, or merges it into its only child.
+// It returns false if that has to wait.
+func (p *Pool) prune(id uint32) (bool, error) {
+	r := p.cat.layer(id)
+	if r == nil {
+		return false, nil
+	}
+	children := p.cat.children(id)
+	switch {
+	case len(children) == 0:
+		return p.removeLayer(r)
+	case len(children) > 1:
+		return false, nil
+	}
+	child := children[0]
+	if l := p.lunOfHead(child.ID); l != nil {
+		return p.mergeIntoHead(r, l)
+	}
+	if !child.Sealed {
+		return false, nil
+	}
+	if err := p.mergePresence(r, child); err != nil {
+		return false, err
+	}
+	return p.adopt(r, child.ID, nil)
+}
+
+// removeLayer removes a layer that no other stands on.
+func (p *Pool) removeLayer(r *layerRecord) (bool, error) {
+	p.opMu.Lock()
+	if len(p.cat.children(r.ID)) > 0 || p.cat.named(r.ID) {
+		p.opMu.Unlock()
+		return false, nil
+	}
+	changes := []change{deleteLayer(r.ID)}
+	for _, o := range r.Origins {
+		changes = append(changes, putReclaim(reclaimRecord{Origin: o}))
+	}
+	err := p.cat.commit(changes...)
+	p.opMu.Unlock()
+	if err != nil {
+		return false, err
+	}
+	p.forgetView(r.ID)
+	return true, removeDir(p.fs, layerDir(r.ID))
+}
+
+// mergePresence adds to the presence map of a sealed child what its sealed
+// parent maps and it does not. Until the catalogue drops the parent this
+// changes nothing: the places are those that were seen through the child.
+func (p *Pool) mergePresence(parent, child *layerRecord) error {
+	merged := newExtentMap()
+	for _, id := range []uint32{parent.ID, child.ID} {
+		if err := p.overlayPresence(merged, id); err != nil {
+			return err
+		}
+	}
+	h := presenceHeader{layer: child.ID, blocks: child.Blocks, sealed: true}
+	return p.writePresence(h, merged, func(at place) bool { return at != nowhere })
+}
+
+// mergeIntoHead merges a layer into the head that stands on it: a checkpoint
+// takes its blocks over, then the head owns its segments and writes in place
+// to them.
+func (p *Pool) mergeIntoHead(r *layerRecord, l *lun) (bool, error) {
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	if l.usable() != nil {
+		return false, nil
+	}
+	h := l.currentHead()
+	frozen, err := l.checkpoint(h, r.Origins)
+	if err != nil || frozen == nil {
+		return false, err
+	}
+	return p.adopt(r, h.layer, func(origins []uint32) {
+		l.gate.Lock()
+		h.setOrigins(origins)
+		l.gate.Unlock()
+	})
+}
+
+// adopt drops a layer whose blocks its only child has taken over, and gives
+// its segments to the child. If the tree has changed since, it does nothing
+// and returns false. owned is called with all origins of the child.
+func (p *Pool) adopt(r *layerRecord, childID uint32, owned func(origins []uint32)) (bool, error) {
+	p.opMu.Lock()
+	children := p.cat.children(r.ID)
+	if len(children) != 1 || children[0].ID != childID || p.cat.named(r.ID) || owned == nil && !children[0].Sealed {
+		p.opMu.Unlock()
+		return false, nil
+	}
+	child := *children[0]
+	child.Parent = r.Parent
+	child.Origins = slices.Concat(child.Origins, r.Origins)
+	changes := []change{putLayer(child), deleteLayer(r.ID)}
+	for _, o := range r.Origins {
+		changes = append(changes, putReclaim(reclaimRecord{Origin: o, Owner: childID}))
+	}
+	err := p.cat.commit(changes...)
+	if err == nil && owned != nil {
+		owned(child.Origins)
+	}
+	p.opMu.Unlock()
+	if err != nil {
+		return false, err
+	}
+	p.forgetView(r.ID)
+	return true, errors.Join(removeDir(p.fs, layerDir(r.ID)))
+}

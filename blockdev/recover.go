@@ -1,0 +1,395 @@
+package blockdev
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rowan-storage/rowan/blockdev/blockfile"
+)
+
+// recover brings a pool that was just opened to a consistent state: it drops
+// what unfinished operations left, replays the journals and seals the layers
+// that were frozen and not sealed.
+func (p *Pool) recover() error {
+	if err := p.checkKnown(); err != nil {
+		return err
+	}
+	if err := p.dropLeftovers(); err != nil {
+		return err
+	}
+	heads := make(map[uint32]*lunRecord)
+	for _, r := range p.cat.luns {
+		heads[r.Head] = r
+	}
+	suspect := p.layersOfFailed()
+	for _, id := range slices.Sorted(maps.Keys(p.cat.layers)) {
+		if r := p.cat.layers[id]; !r.Sealed && heads[id] == nil {
+			if err := p.recoverFrozen(r, suspect[id]); err != nil {
+				return err
+			}
+		}
+	}
+	records := slices.SortedFunc(maps.Values(p.cat.luns), func(a, b *lunRecord) int { return cmp.Compare(a.ID, b.ID) })
+	for _, r := range records {
+		if err := p.recoverLUN(r); err != nil {
+			return fmt.Errorf("blockdev: open LUN %s: %w", r.Name, err)
+		}
+	}
+	return nil
+}
+
+// checkKnown makes the catalogue's first record in a new pool, and refuses a
+// pool with layers whose catalogue is gone.
+func (p *Pool) checkKnown() error {
+	if p.cat.pool.Made {
+		return nil
+	}
+	names, err := p.fs.ReadDir("layers")
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return errorf(ErrCorrupt, path.Join(p.dir, catalogueFile), "the catalogue is empty, layers are there")
+	}
+	r := p.cat.pool
+	r.Made = true
+	return p.cat.commit(putPool(r))
+}
+
+// dropLeftovers removes the files of layers that were prepared and not
+// committed, or deleted and not wholly removed.
+func (p *Pool) dropLeftovers() error {
+	ids, err := p.listIDs("layers")
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if p.cat.layers[id] != nil {
+			if err := p.dropNew(layerDir(id)); err != nil {
+				return err
+			}
+			continue
+		}
+		if id >= p.cat.pool.NextLayer {
+			if err := p.checkUnused(id); err != nil {
+				return err
+			}
+			if err := removeDir(p.fs, originDir(id)); err != nil {
+				return err
+			}
+		}
+		if err := removeDir(p.fs, layerDir(id)); err != nil {
+			return err
+		}
+	}
+	ids, err = p.listIDs("segments")
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if id >= p.cat.pool.NextLayer {
+			if err := p.checkUnused(id); err != nil {
+				return err
+			}
+			if err := removeDir(p.fs, originDir(id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkUnused fails if a layer that the catalogue does not know holds data: a
+// prepared layer cannot, so the catalogue is older than the pool.
+func (p *Pool) checkUnused(id uint32) error {
+	names, err := p.fs.ReadDir(originDir(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return errorf(ErrCorrupt, path.Join(p.dir, originDir(id)), "holds segments, but the catalogue does not know layer %08x: is it an old copy?", id)
+	}
+	return nil
+}
+
+// listIDs lists the directories named by an id.
+func (p *Pool) listIDs(dir string) ([]uint32, error) {
+	names, err := p.fs.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var ids []uint32
+	for _, n := range names {
+		if id, err := strconv.ParseUint(n, 16, 32); err == nil && len(n) == 8 {
+			ids = append(ids, uint32(id))
+		}
+	}
+	return ids, nil
+}
+
+// dropNew removes files that did not get their names.
+func (p *Pool) dropNew(dir string) error {
+	names, err := p.fs.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasSuffix(n, newSuffix) {
+			if err := p.fs.Remove(path.Join(dir, n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// layersOfFailed returns the unsealed layers of LUNs that failed: of these
+// only what was committed counts.
+func (p *Pool) layersOfFailed() map[uint32]bool {
+	out := make(map[uint32]bool)
+	for _, r := range p.cat.luns {
+		for id := r.Head; r.Failed != "" && id != 0; {
+			layer := p.cat.layers[id]
+			if layer == nil || layer.Sealed {
+				break
+			}
+			out[id] = true
+			id = layer.Parent
+		}
+	}
+	return out
+}
+
+// ownMap is what an unsealed layer itself maps, by its presence map and its
+// journal.
+type ownMap struct {
+	m      *extentMap
+	header presenceHeader
+	scan   *journalScan // nil if the presence map is sealed
+}
+
+func (p *Pool) loadOwn(r *layerRecord, onlyCommitted bool) (ownMap, error) {
+	own := ownMap{m: newExtentMap(), header: presenceHeader{journalFrom: 1, nextSeq: 1}}
+	pr, err := openPresence(p.fs, r.ID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return own, err
+	default:
+		own.header = pr.header
+		err := pr.leaves(func(index uint64, vals *[leafBlocks]place) error {
+			own.m.setLeaf(index, vals)
+			return nil
+		})
+		if err := errors.Join(err, pr.close()); err != nil {
+			return own, err
+		}
+	}
+	if own.header.sealed {
+		return own, nil
+	}
+	own.scan, err = scanJournal(p.fs, r.ID, own.header.journalFrom, own.header.nextSeq, p.bootID, onlyCommitted)
+	if err != nil {
+		return own, err
+	}
+	return own, own.scan.apply(own.m, r.Blocks)
+}
+
+// recoverFrozen seals a layer that was swapped out and not sealed.
+func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
+	own, err := p.loadOwn(r, onlyCommitted)
+	if err != nil {
+		return err
+	}
+	changes := []change{putLayer(sealedRecord(r))}
+	if !own.header.sealed {
+		if err := p.syncOrigins(r.Origins); err != nil {
+			return err
+		}
+		h := presenceHeader{layer: r.ID, blocks: r.Blocks, sealed: true}
+		if err := p.writePresence(h, own.m, func(at place) bool { return at != nowhere }); err != nil {
+			return err
+		}
+		changes = append(changes, p.reclaimsOf(r)...)
+	}
+	if err := p.cat.commit(changes...); err != nil {
+		return err
+	}
+	return p.removeJournals(r.ID, ^uint64(0))
+}
+
+func sealedRecord(r *layerRecord) layerRecord {
+	sealed := *r
+	sealed.Sealed = true
+	return sealed
+}
+
+// reclaimsOf asks for a scan of all origins of a layer for blocks that it does
+// not map.
+func (p *Pool) reclaimsOf(r *layerRecord) []change {
+	var changes []change
+	for _, o := range r.Origins {
+		changes = append(changes, putReclaim(reclaimRecord{Origin: o, Owner: r.ID}))
+	}
+	return changes
+}
+
+// removeJournals removes the journal files of a layer before a generation.
+func (p *Pool) removeJournals(layer uint32, before uint64) error {
+	names, err := p.fs.ReadDir(layerDir(layer))
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if g, ok := parseJournalName(n); ok && g < before {
+			if err := p.fs.Remove(path.Join(layerDir(layer), n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// syncOrigins makes durable whatever the segments of origins hold.
+func (p *Pool) syncOrigins(origins []uint32) error {
+	for _, o := range origins {
+		shards, err := p.segments.shards(o)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, shard := range shards {
+			s, err := p.segments.get(segmentKey{o, shard}, false)
+			if err != nil {
+				return err
+			}
+			err = s.Sync()
+			p.segments.put(s)
+			if err != nil {
+				return err
+			}
+		}
+		if err := p.fs.SyncDir(originDir(o)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recoverLUN opens a LUN: its head's map over that of the layers below.
+func (p *Pool) recoverLUN(r *lunRecord) error {
+	layer := p.cat.layers[r.Head]
+	if layer == nil {
+		return errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", r.Head)
+	}
+	own, err := p.loadOwn(layer, r.Failed != "")
+	if err != nil {
+		return err
+	}
+	if own.scan == nil {
+		return errorf(ErrCorrupt, presenceName(layer.ID), "offset 16: the map of an open layer is marked sealed")
+	}
+	m := newExtentMap()
+	if layer.Parent != 0 {
+		below, err := p.viewMap(layer.Parent)
+		if err != nil {
+			return err
+		}
+		m = below.clone()
+	}
+	own.m.leaves(func(index uint64, lf *leaf) error {
+		m.overlayLeaf(index, lf)
+		return nil
+	})
+	l := &lun{pool: p, id: r.ID}
+	l.size.Store(r.SizeBytes)
+	l.m.Store(m)
+	if r.Failed != "" {
+		l.failed.Store(&Error{Object: lunObject(r.Name), Class: ErrFailed, Detail: r.Failed})
+		l.head = newHead(layer.ID, &journal{err: ErrFailed}, layer.Origins)
+	} else if err := p.recoverHead(l, layer, own); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.luns[r.ID] = l
+	p.mu.Unlock()
+	return nil
+}
+
+// recoverHead gives a head a journal to go on with: the one on disk if it is
+// empty, else a new one after a checkpoint.
+func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
+	last := own.scan.files[len(own.scan.files)-1].header
+	if own.scan.empty() {
+		j, err := reopenJournal(p.fs, r.ID, p.bootID, own.scan)
+		if err != nil {
+			return err
+		}
+		l.head = newHead(r.ID, j, r.Origins)
+		return nil
+	}
+	if err := p.syncOrigins(r.Origins); err != nil {
+		return err
+	}
+	generation := last.generation + 1
+	j, err := createJournal(p.fs, r.ID, p.bootID, generation, own.scan.nextSeq, p.firstJournal())
+	if err != nil {
+		return err
+	}
+	l.head = newHead(r.ID, j, r.Origins)
+	if err := p.fs.SyncDir(layerDir(r.ID)); err != nil {
+		return err
+	}
+	h := presenceHeader{layer: r.ID, blocks: r.Blocks, journalFrom: generation, nextSeq: own.scan.nextSeq}
+	if err := p.writePresence(h, own.m, func(at place) bool { return at != nowhere }); err != nil {
+		return err
+	}
+	if err := p.removeJournals(r.ID, generation); err != nil {
+		return err
+	}
+	return p.cat.commit(p.reclaimsOf(r)...)
+}
+
+// reopenJournal goes on with the first of a chain of journal files that are
+// all empty, and removes the others.
+func reopenJournal(fsys blockfile.FS, layer uint32, bootID string, scan *journalScan) (*journal, error) {
+	h := scan.files[0].header
+	for _, f := range scan.files[1:] {
+		if err := fsys.Remove(journalName(layer, f.header.generation)); err != nil {
+			return nil, err
+		}
+	}
+	f, err := fsys.Open(journalName(layer, h.generation), os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	if h.bootID != bootID {
+		// The part of the header in use fits one sector, so that it is
+		// replaced as a whole or not at all.
+		h.bootID = bootID
+		_, err := f.WriteAt(h.encode()[:journalHeaderUsed], 0)
+		if err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	j := &journal{fs: fsys, layer: layer, bootID: bootID, nextSeq: scan.nextSeq, committed: scan.nextSeq - 1}
+	j.files = []*journalFile{{file: f, generation: h.generation, salt: h.salt(), length: h.length, tail: journalHeaderSize}}
+	j.added(j.files[0])
+	return j, nil
+}

@@ -1,0 +1,329 @@
+package blockdev
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+// snapshotRecords returns the snapshots of a LUN, oldest first; of all LUNs
+// for 0.
+func (p *Pool) snapshotRecords(lun uint64) []*snapshotRecord {
+	p.cat.mu.RLock()
+	defer p.cat.mu.RUnlock()
+	var out []*snapshotRecord
+	for _, s := range p.cat.snapshots {
+		if lun == 0 || s.LUN == lun {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b *snapshotRecord) int {
+		return cmp.Or(cmp.Compare(a.LUN, b.LUN), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+// Snapshots describes the snapshots of a LUN, oldest first; of all LUNs, by
+// name, for "".
+func (p *Pool) Snapshots(lun string) ([]SnapshotInfo, error) {
+	id := uint64(0)
+	if lun != "" {
+		r, err := p.cat.findLUN(lun)
+		if err != nil {
+			return nil, err
+		}
+		id = r.ID
+	}
+	records := p.snapshotRecords(id)
+	out := make([]SnapshotInfo, 0, len(records))
+	for _, r := range records {
+		info, err := p.snapshotInfo(r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, info)
+	}
+	slices.SortStableFunc(out, func(a, b SnapshotInfo) int { return cmp.Compare(a.LUN, b.LUN) })
+	return out, nil
+}
+
+// SnapshotInfo describes one snapshot.
+func (p *Pool) SnapshotInfo(lun, name string) (SnapshotInfo, error) {
+	_, s, err := p.cat.find(lun, name)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	return p.snapshotInfo(s)
+}
+
+func (p *Pool) snapshotInfo(r *snapshotRecord) (SnapshotInfo, error) {
+	lun := p.cat.lun(r.LUN)
+	if lun == nil {
+		return SnapshotInfo{}, errorf(ErrStale, "snapshot "+r.Name, "its LUN was deleted")
+	}
+	m, err := p.viewMap(r.Layer)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	unique, err := p.uniqueBlocks(r.Layer, m)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	locked := r.lockedAt(p.now())
+	info := SnapshotInfo{
+		ID: r.ID, LUN: lun.Name, Name: r.Name, Created: r.Created, SizeBytes: r.SizeBytes, Group: r.Group,
+		CreatedBy: r.CreatedBy, Comment: r.Comment, Consistency: r.Consistency, Evidence: r.Evidence,
+		Locked: locked, Clients: p.snapshotHandles(r.ID).count(),
+		MappedBytes: int64(m.countBlocks(place.isData)) * BlockSize,
+		UniqueBytes: int64(unique) * BlockSize,
+	}
+	if locked {
+		info.LockedUntil = r.LockedUntil
+	}
+	return info, nil
+}
+
+// uniqueBlocks counts the data blocks that would be given back if nothing
+// named a layer: those that it holds and its only child hides; all of them if
+// it has no child, none if it has several, since it then stays.
+func (p *Pool) uniqueBlocks(layer uint32, m *extentMap) (uint64, error) {
+	r := p.cat.layer(layer)
+	children := p.cat.children(layer)
+	if r == nil || len(children) > 1 {
+		return 0, nil
+	}
+	held := func(at place) bool { return at.isData() && slices.Contains(r.Origins, at.origin()) }
+	if len(children) == 0 {
+		return m.countBlocks(held), nil
+	}
+	above, err := p.mapAbove(children[0].ID)
+	if err != nil {
+		return 0, err
+	}
+	return countHidden(m, above, held), nil
+}
+
+// mapAbove returns the map of a layer, open or sealed.
+func (p *Pool) mapAbove(layer uint32) (*extentMap, error) {
+	if l := p.lunOfHead(layer); l != nil {
+		return l.m.Load(), nil
+	}
+	return p.viewMap(layer)
+}
+
+// countHidden counts the blocks of lower for which held holds and that upper
+// maps elsewhere.
+func countHidden(lower, upper *extentMap, held func(place) bool) uint64 {
+	var total uint64
+	eachDifference(lower, upper, func(_, count uint64, a, _ place) bool {
+		if held(a) {
+			total += count
+		}
+		return true
+	}, 0, lower.end())
+	return total
+}
+
+// lockedAt tells whether the snapshot is locked at a time.
+func (r *snapshotRecord) lockedAt(t time.Time) bool {
+	return r.Locked && (r.LockedUntil == nil || t.Before(*r.LockedUntil))
+}
+
+// RenameSnapshot gives a snapshot another name.
+func (p *Pool) RenameSnapshot(ctx context.Context, lun, name, newName string) (SnapshotInfo, error) {
+	return p.changeSnapshot(ctx, lun, name, func(l *lunRecord, s *snapshotRecord) error {
+		if err := ValidName(newName); err != nil {
+			return err
+		}
+		if name != newName && p.cat.snapshotByName(l.ID, newName) != nil {
+			return &Error{Object: snapshotObject(lun, newName), Class: ErrExists}
+		}
+		s.Name = newName
+		return nil
+	})
+}
+
+// LockSnapshot keeps a snapshot from being deleted until a time, nil for until
+// it is unlocked.
+func (p *Pool) LockSnapshot(ctx context.Context, lun, name string, until *time.Time) (SnapshotInfo, error) {
+	return p.changeSnapshot(ctx, lun, name, func(_ *lunRecord, s *snapshotRecord) error {
+		if until != nil && !until.After(p.now()) {
+			return errorf(ErrInvalid, snapshotObject(lun, name), "the lock would end in the past, %s", until.Format(time.RFC3339))
+		}
+		s.Locked, s.LockedUntil = true, until
+		return nil
+	})
+}
+
+// UnlockSnapshot ends a lock.
+func (p *Pool) UnlockSnapshot(ctx context.Context, lun, name string) (SnapshotInfo, error) {
+	return p.changeSnapshot(ctx, lun, name, func(_ *lunRecord, s *snapshotRecord) error {
+		s.Locked, s.LockedUntil = false, nil
+		return nil
+	})
+}
+
+// changeSnapshot commits what edit does to a copy of a snapshot's record.
+func (p *Pool) changeSnapshot(ctx context.Context, lun, name string, edit func(*lunRecord, *snapshotRecord) error) (SnapshotInfo, error) {
+	if err := p.begin(ctx); err != nil {
+		return SnapshotInfo{}, err
+	}
+	defer p.opMu.Unlock()
+	l, s, err := p.cat.find(lun, name)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	changed := *s
+	if err := edit(l, &changed); err != nil {
+		return SnapshotInfo{}, err
+	}
+	if err := p.cat.commit(putSnapshot(changed)); err != nil {
+		return SnapshotInfo{}, err
+	}
+	return p.snapshotInfo(&changed)
+}
+
+// deletable returns why a snapshot may not be deleted, nil if it may.
+func (p *Pool) deletable(l *lunRecord, s *snapshotRecord, force bool) error {
+	object := snapshotObject(l.Name, s.Name)
+	if s.lockedAt(p.now()) {
+		if s.LockedUntil != nil {
+			return errorf(ErrLocked, object, "until %s: unlock it first", s.LockedUntil.Format(time.RFC3339))
+		}
+		return errorf(ErrLocked, object, "unlock it first")
+	}
+	if h := p.snapshotHandles(s.ID); h.count() > 0 && !force {
+		return errorf(ErrInUse, object, "%d clients are reading it (%s)", h.count(), h.names())
+	}
+	return nil
+}
+
+// DeleteSnapshot deletes a snapshot. Its space is given back after it returns,
+// by maintenance. ErrLocked if it is locked, ErrInUse if clients read it,
+// unless forced: then they get ErrStale.
+func (p *Pool) DeleteSnapshot(ctx context.Context, lun, name string, force bool) error {
+	if err := p.begin(ctx); err != nil {
+		return err
+	}
+	defer p.opMu.Unlock()
+	l, s, err := p.cat.find(lun, name)
+	if err != nil {
+		return err
+	}
+	if err := p.deletable(l, s, force); err != nil {
+		return err
+	}
+	if err := p.cat.commit(deleteSnapshot(s.ID)); err != nil {
+		return err
+	}
+	p.snapshotHandles(s.ID).expire()
+	p.maintenance.wake()
+	return nil
+}
+
+// Clone makes a writable LUN with the content of a snapshot. Both share their
+// data; the snapshot may be deleted afterwards.
+func (p *Pool) Clone(ctx context.Context, lun, name, newLUN string) (LUNInfo, error) {
+	if err := p.begin(ctx); err != nil {
+		return LUNInfo{}, err
+	}
+	defer p.opMu.Unlock()
+	_, s, err := p.cat.find(lun, name)
+	if err != nil {
+		return LUNInfo{}, err
+	}
+	below, err := p.viewMap(s.Layer)
+	if err != nil {
+		return LUNInfo{}, err
+	}
+	r := lunRecord{Name: newLUN, SizeBytes: s.SizeBytes, Origin: lun + "@" + name}
+	return p.createLUN(r, s.Layer, below.clone())
+}
+
+// Revert gives a LUN the content and the size of one of its snapshots, after
+// it took a snapshot of the present state, which it returns. Later snapshots
+// stay. ErrInUse if clients are connected, unless forced.
+func (p *Pool) Revert(ctx context.Context, lun, name string, o RevertOptions) (SnapshotInfo, error) {
+	if err := p.begin(ctx); err != nil {
+		return SnapshotInfo{}, err
+	}
+	defer p.opMu.Unlock()
+	r, s, err := p.cat.find(lun, name)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	l := p.lunByID(r.ID)
+	if err := l.usable(); err != nil {
+		return SnapshotInfo{}, err
+	}
+	if n := l.handles.count(); n > 0 && !o.Force {
+		return SnapshotInfo{}, errorf(ErrInUse, lunObject(lun), "%d clients are connected (%s): disconnect them, or force", n, l.handles.names())
+	}
+	now := p.now().UTC()
+	saved := snapshotRecord{
+		ID: p.cat.pool.NextSnapshot, LUN: r.ID, SizeBytes: r.SizeBytes, Created: now, CreatedBy: o.CreatedBy,
+		Comment: "before the revert to " + name, Consistency: Crash, Layer: r.Head,
+	}
+	if saved.Name, err = p.newSnapshotName(r, o.SavedName, "before-revert-"+now.Format("20060102T150405Z")); err != nil {
+		return SnapshotInfo{}, err
+	}
+	below, err := p.viewMap(s.Layer)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	if err := p.branch(l, r, s, below, saved); err != nil {
+		return SnapshotInfo{}, err
+	}
+	p.maintenance.wake()
+	return p.snapshotInfo(&saved)
+}
+
+// branch swaps the LUN's head for a new one on the layer of snapshot s. The
+// LUN's I/O waits until all is durable, so that no write falls between the
+// present state, which it names saved, and the reverted one.
+func (p *Pool) branch(l *lun, r *lunRecord, s *snapshotRecord, below *extentMap, saved snapshotRecord) error {
+	l.gate.Lock()
+	defer l.gate.Unlock()
+	old := l.head
+	for _, h := range append(slices.Clone(l.old), old) {
+		if err := l.flushGated(h); err != nil {
+			return err
+		}
+	}
+	next := p.cat.pool
+	layer := layerRecord{ID: next.NextLayer, Parent: s.Layer, Blocks: uint64(s.SizeBytes / BlockSize), Origins: []uint32{next.NextLayer}}
+	next.NextLayer++
+	next.NextSnapshot++
+	reverted := *r
+	reverted.Head, reverted.SizeBytes = layer.ID, s.SizeBytes
+	h, err := p.commitHead(layer, putLUN(reverted), putSnapshot(saved), putPool(next))
+	if err != nil {
+		return err
+	}
+	old.mu.Lock()
+	old.durable = true
+	old.mu.Unlock()
+	p.pinView(old.layer, l.m.Load())
+	l.old = append(l.old, old)
+	l.head = h
+	l.m.Store(below.clone())
+	l.size.Store(s.SizeBytes)
+	return nil
+}
+
+// flushGated is flushHead for a caller that holds the gate.
+func (l *lun) flushGated(h *head) error {
+	for {
+		err := h.flush(l.pool.segments)
+		if err == nil {
+			return nil
+		}
+		if err != errJournalFull {
+			return l.fail(err)
+		}
+		if err := l.extendOnly(h); err != nil {
+			return err
+		}
+	}
+}
