@@ -148,7 +148,7 @@ func load[R any](tx blockfile.Tx, bucket string, add func(id uint64, r *R)) erro
 func catalogueKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 func valueCRC(bucket string, key, body []byte) uint32 {
-	crc := crc32.Checksum([]byte(bucket), castagnoli)
+	crc := crcOf([]byte(bucket))
 	crc = crc32.Update(crc, castagnoli, key)
 	return crc32.Update(crc, castagnoli, body)
 }

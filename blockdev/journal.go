@@ -87,7 +87,7 @@ func (h journalHeader) salt() uint32 {
 	binary.LittleEndian.PutUint32(b[:], h.layer)
 	binary.LittleEndian.PutUint64(b[4:], h.generation)
 	copy(b[12:], h.bootID)
-	return crc32.Checksum(b[:], castagnoli)
+	return crcOf(b[:])
 }
 
 // encode fills the first recordSize bytes of b.
@@ -130,7 +130,7 @@ func (h journalHeader) encode() []byte {
 	binary.LittleEndian.PutUint64(b[16:], h.generation)
 	binary.LittleEndian.PutUint64(b[24:], uint64(h.length))
 	copy(b[40:40+bootIDSize], h.bootID)
-	binary.LittleEndian.PutUint32(b[80:], crc32.Checksum(b[:80], castagnoli))
+	binary.LittleEndian.PutUint32(b[80:], crcOf(b[:80]))
 	return b
 }
 
@@ -138,7 +138,7 @@ func decodeJournalHeader(b []byte) (journalHeader, error) {
 	switch {
 	case string(b[:8]) != journalMagic:
 		return journalHeader{}, errors.New("no journal header")
-	case binary.LittleEndian.Uint32(b[80:]) != crc32.Checksum(b[:80], castagnoli):
+	case binary.LittleEndian.Uint32(b[80:]) != crcOf(b[:80]):
 		return journalHeader{}, errors.New("wrong checksum of the header")
 	case binary.LittleEndian.Uint32(b[8:]) != journalVersion:
 		return journalHeader{}, fmt.Errorf("version %d is not known", binary.LittleEndian.Uint32(b[8:]))
@@ -475,3 +475,5 @@ func (j *journal) empty() bool {
 	defer j.mu.Unlock()
 	return j.current == 0 && j.files[0].tail == journalHeaderSize
 }
+
+func crcOf(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path"
@@ -88,7 +87,7 @@ func (h presenceHeader) encode() []byte {
 	for i, v := range []uint64{h.blocks, h.dataBlocks, h.zeroBlocks, h.journalFrom, h.nextSeq, h.indexOffset, h.indexCount} {
 		le.PutUint64(b[24+8*i:], v)
 	}
-	le.PutUint32(b[96:], crc32.Checksum(b[:96], castagnoli))
+	le.PutUint32(b[96:], crcOf(b[:96]))
 	return b
 }
 
@@ -97,7 +96,7 @@ func decodePresenceHeader(b []byte) (presenceHeader, error) {
 	switch {
 	case string(b[:8]) != presenceMagic:
 		return presenceHeader{}, errors.New("offset 0: no presence map header")
-	case le.Uint32(b[96:]) != crc32.Checksum(b[:96], castagnoli):
+	case le.Uint32(b[96:]) != crcOf(b[:96]):
 		return presenceHeader{}, errors.New("offset 0: wrong checksum of the header")
 	case le.Uint32(b[8:]) != presenceVersion:
 		return presenceHeader{}, fmt.Errorf("offset 8: version %d is not known", le.Uint32(b[8:]))
@@ -170,7 +169,7 @@ func (w *presenceWriter) leaf(index uint64, vals *[leafBlocks]place) error {
 	if _, err := w.out.Write(b); err != nil {
 		return err
 	}
-	w.entry(index, w.offset, uint32(len(b)), crc32.Checksum(b, castagnoli), encoding)
+	w.entry(index, w.offset, uint32(len(b)), crcOf(b), encoding)
 	w.offset += uint64(len(b))
 	return nil
 }
@@ -200,7 +199,7 @@ func (w *presenceWriter) entry(index, offset uint64, length, crc, encoding uint3
 func (w *presenceWriter) finish() (presenceHeader, error) {
 	w.header.indexOffset = w.offset
 	w.header.indexCount = uint64(len(w.index) / presenceEntrySize)
-	w.header.indexCRC = crc32.Checksum(w.index, castagnoli)
+	w.header.indexCRC = crcOf(w.index)
 	_, err := w.out.Write(w.index)
 	if err == nil {
 		err = w.out.Flush()
@@ -275,7 +274,7 @@ func (r *presenceReader) open(layer uint32) error {
 	if err := r.read(r.index, int64(h.indexOffset)); err != nil {
 		return err
 	}
-	if crc32.Checksum(r.index, castagnoli) != h.indexCRC {
+	if crcOf(r.index) != h.indexCRC {
 		return errorf(ErrCorrupt, r.name, "offset %d: wrong checksum of the index", h.indexOffset)
 	}
 	return nil
@@ -334,7 +333,7 @@ func (r *presenceReader) leaf(n int, vals *[leafBlocks]place) (index uint64, err
 	if err := r.read(b, int64(offset)); err != nil {
 		return 0, err
 	}
-	if crc32.Checksum(b, castagnoli) != crc {
+	if crcOf(b) != crc {
 		return 0, damaged("wrong checksum of leaf %d", index)
 	}
 	if encoding == encodingPlaces {

@@ -1,0 +1,112 @@
+package blockdev
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// TestExtentMapModel compares an extent map and its clones with plain slices.
+func TestExtentMapModel(t *testing.T) {
+	const blocks = 3*nodeLeaves*leafBlocks/2 + 77
+	const seed = 1
+	rng := rand.New(rand.NewPCG(seed, 0))
+	type pair struct {
+		m     *extentMap
+		model []place
+	}
+	pairs := []pair{{newExtentMap(), make([]place, blocks)}}
+	for step := range 3000 {
+		p := &pairs[rng.IntN(len(pairs))]
+		count := uint64(1 + rng.IntN(1<<rng.IntN(12)))
+		block := uint64(rng.Int64N(int64(blocks - count + 1)))
+		if rng.IntN(4) == 0 { // whole leaves become uniform
+			block, count = block/leafBlocks*leafBlocks, leafBlocks
+			count = min(count, blocks-block)
+		}
+		at := place(rng.IntN(6))
+		p.m.set(block, count, at)
+		fill(p.model[block:block+count], at)
+		if rng.IntN(300) == 0 && len(pairs) < 6 {
+			pairs = append(pairs, pair{p.m.clone(), slices.Clone(p.model)})
+		}
+		if step%500 != 0 {
+			continue
+		}
+		for i, p := range pairs {
+			checkExtentMap(t, i, p.m, p.model)
+		}
+	}
+	for i, p := range pairs {
+		checkExtentMap(t, i, p.m, p.model)
+		data := 0
+		for _, at := range p.model {
+			if at.isData() {
+				data++
+			}
+		}
+		if got := p.m.countBlocks(place.isData); got != uint64(data) {
+			t.Errorf("map %d counts %d data blocks, want %d", i, got, data)
+		}
+	}
+}
+
+func checkExtentMap(t *testing.T, i int, m *extentMap, model []place) {
+	t.Helper()
+	var next uint64
+	for _, r := range m.runs(nil, 0, uint64(len(model))) {
+		if r.block != next || r.count == 0 {
+			t.Fatalf("map %d: run of %d blocks at %d, want one at %d", i, r.count, r.block, next)
+		}
+		for b := r.block; b < r.block+r.count; b++ {
+			if model[b] != r.place {
+				t.Fatalf("map %d: block %d is at %d, want %d", i, b, r.place, model[b])
+			}
+		}
+		next += r.count
+	}
+	if next != uint64(len(model)) {
+		t.Fatalf("map %d: runs cover %d blocks of %d", i, next, len(model))
+	}
+	if b := uint64(len(model)) / 3; m.at(b) != model[b] {
+		t.Fatalf("map %d: block %d is at %d, want %d", i, b, m.at(b), model[b])
+	}
+}
+
+// TestExtentMapMemory shows that a sequentially filled LUN takes no memory per
+// block, and that a clone shares everything.
+func TestExtentMapMemory(t *testing.T) {
+	m := newExtentMap()
+	for b := uint64(0); b < nodeLeaves*leafBlocks; b += 256 {
+		m.set(b, 256, dataPlace(7))
+	}
+	own := 0
+	m.leaves(func(_ uint64, l *leaf) error {
+		if l.vals != nil {
+			own++
+		}
+		return nil
+	})
+	if own != 0 {
+		t.Errorf("%d leaves of a uniform map have values of their own", own)
+	}
+	c := m.clone()
+	m.set(5, 1, dataPlace(8))
+	if c.at(5) != dataPlace(7) || m.at(5) != dataPlace(8) || m.at(6) != dataPlace(7) {
+		t.Error("a change of one map shows in its clone")
+	}
+	if c.root[0].nodes[0].leaves[1] != m.root[0].nodes[0].leaves[1] {
+		t.Error("an unchanged leaf is not shared")
+	}
+}
+
+func TestHugeMapIsCheapToScan(t *testing.T) {
+	m := newExtentMap()
+	last := uint64(MaxLUNBytes/BlockSize - 1)
+	m.set(last, 1, dataPlace(1))
+	got := m.runs(nil, 0, last+1)
+	want := []mapRun{{0, last, nowhere}, {last, 1, dataPlace(1)}}
+	if !slices.Equal(got, want) {
+		t.Errorf("runs %v, want %v", got, want)
+	}
+}
