@@ -55,6 +55,26 @@ func (l *leaf) at(i int) place {
 	return l.vals[i]
 }
 
+// dataBlocks counts the blocks from i to before j whose place is data.
+func (l *leaf) dataBlocks(i, j int) uint64 {
+	if l == nil {
+		return 0
+	}
+	if l.vals == nil {
+		if l.uniform.isData() {
+			return uint64(j - i)
+		}
+		return 0
+	}
+	var n uint64
+	for _, p := range l.vals[i:j] {
+		if p.isData() {
+			n++
+		}
+	}
+	return n
+}
+
 type mapNode struct {
 	edit   *editToken
 	leaves [nodeLeaves]*leaf
@@ -76,6 +96,7 @@ type extentMap struct {
 	mu   sync.RWMutex
 	root []*mapDir
 	edit *editToken
+	data uint64 // number of blocks whose place is data
 	// uniform holds one shared immutable leaf for each place lately seen to
 	// fill a whole leaf, so that such a leaf costs no memory of its own.
 	uniform map[place]*leaf
@@ -90,7 +111,7 @@ func (m *extentMap) clone() *extentMap {
 	defer m.mu.Unlock()
 	m.edit = new(editToken)
 	m.uniform = nil
-	return &extentMap{root: append([]*mapDir(nil), m.root...), edit: new(editToken)}
+	return &extentMap{root: append([]*mapDir(nil), m.root...), edit: new(editToken), data: m.data}
 }
 
 // leafAt returns the leaf with an index, nil if it is nowhere throughout. The
@@ -185,6 +206,10 @@ func (m *extentMap) set(block, count uint64, p place) {
 		i := block % leafBlocks
 		n := min(leafBlocks-i, count)
 		slot := m.slot(block / leafBlocks)
+		m.data -= (*slot).dataBlocks(int(i), int(i+n))
+		if p.isData() {
+			m.data += n
+		}
 		if n == leafBlocks {
 			*slot = m.uniformLeaf(p)
 		} else {
@@ -204,12 +229,14 @@ func (m *extentMap) setLeaf(index uint64, vals *[leafBlocks]place) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	slot := m.slot(index)
+	m.data -= (*slot).dataBlocks(0, leafBlocks)
 	if isUniform(vals[:]) {
 		*slot = m.uniformLeaf(vals[0])
-		return
+	} else {
+		own := *vals
+		*slot = &leaf{edit: m.edit, vals: &own}
 	}
-	own := *vals
-	*slot = &leaf{edit: m.edit, vals: &own}
+	m.data += (*slot).dataBlocks(0, leafBlocks)
 }
 
 // overlayLeaf maps those blocks of a leaf that upper maps.
@@ -308,6 +335,13 @@ func (m *extentMap) leaves(fn func(index uint64, l *leaf) error) error {
 		}
 	}
 	return nil
+}
+
+// dataBlocks returns how many blocks have data.
+func (m *extentMap) dataBlocks() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.data
 }
 
 // countBlocks returns how many blocks have a place for which want holds. It

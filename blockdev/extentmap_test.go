@@ -45,8 +45,8 @@ func TestExtentMapModel(t *testing.T) {
 				data++
 			}
 		}
-		if got := p.m.countBlocks(place.isData); got != uint64(data) {
-			t.Errorf("map %d counts %d data blocks, want %d", i, got, data)
+		if scan, kept := p.m.countBlocks(place.isData), p.m.dataBlocks(); scan != uint64(data) || kept != uint64(data) {
+			t.Errorf("map %d counts %d data blocks by scan, %d as it goes, want %d", i, scan, kept, data)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func (p *Pool) Snapshot(ctx context.Context, req SnapshotRequest) ([]SnapshotInf
 	p.maintenance.wake()
 	out := make([]SnapshotInfo, len(records))
 	for i := range records {
-		if out[i], err = p.snapshotInfo(&records[i]); err != nil {
+		if out[i], err = p.newSnapshotInfo(&records[i]); err != nil {
 			return nil, err
 		}
 	}

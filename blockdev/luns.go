@@ -90,7 +90,7 @@ func (l *lun) info(r *lunRecord) LUNInfo {
 	info := LUNInfo{
 		ID: r.ID, UUID: r.UUID, Name: r.Name, SizeBytes: r.SizeBytes, Created: r.Created, Failed: r.Failed,
 		Origin: r.Origin, Clients: l.handles.count(), Snapshots: snapshots,
-		MappedBytes: int64(m.countBlocks(place.isData)) * BlockSize,
+		MappedBytes: int64(m.dataBlocks()) * BlockSize,
 		UniqueBytes: int64(m.countBlocks(h.inPlace)) * BlockSize,
 	}
 	if e := l.failed.Load(); e != nil && info.Failed == "" {

@@ -58,10 +58,6 @@ func (p *Pool) SnapshotInfo(lun, name string) (SnapshotInfo, error) {
 }
 
 func (p *Pool) snapshotInfo(r *snapshotRecord) (SnapshotInfo, error) {
-	lun := p.cat.lun(r.LUN)
-	if lun == nil {
-		return SnapshotInfo{}, errorf(ErrStale, "snapshot "+r.Name, "its LUN was deleted")
-	}
 	m, err := p.viewMap(r.Layer)
 	if err != nil {
 		return SnapshotInfo{}, err
@@ -70,12 +66,30 @@ func (p *Pool) snapshotInfo(r *snapshotRecord) (SnapshotInfo, error) {
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
+	return p.describe(r, m, unique)
+}
+
+// newSnapshotInfo describes a snapshot that was just taken, without a look at
+// its blocks: it shares all of them with the LUN.
+func (p *Pool) newSnapshotInfo(r *snapshotRecord) (SnapshotInfo, error) {
+	m, err := p.viewMap(r.Layer)
+	if err != nil {
+		return SnapshotInfo{}, err
+	}
+	return p.describe(r, m, 0)
+}
+
+func (p *Pool) describe(r *snapshotRecord, m *extentMap, unique uint64) (SnapshotInfo, error) {
+	lun := p.cat.lun(r.LUN)
+	if lun == nil {
+		return SnapshotInfo{}, errorf(ErrStale, "snapshot "+r.Name, "its LUN was deleted")
+	}
 	locked := r.lockedAt(p.now())
 	info := SnapshotInfo{
 		ID: r.ID, LUN: lun.Name, Name: r.Name, Created: r.Created, SizeBytes: r.SizeBytes, Group: r.Group,
 		CreatedBy: r.CreatedBy, Comment: r.Comment, Consistency: r.Consistency, Evidence: r.Evidence,
 		Locked: locked, Clients: p.snapshotHandles(r.ID).count(),
-		MappedBytes: int64(m.countBlocks(place.isData)) * BlockSize,
+		MappedBytes: int64(m.dataBlocks()) * BlockSize,
 		UniqueBytes: int64(unique) * BlockSize,
 	}
 	if locked {

@@ -1,5 +1,8 @@
-// Package blockdevtest is the test kit of the block engine. It imports nothing
-// of the engine, so that the engine's own tests can use all of it.
+// Package blockdevtest is the test kit of the block engine: a simulated disk
+// that crashes, a model of what a pool must hold after a crash, and a harness
+// that runs sequences of operations on an engine, crashes it at any call that
+// changes the disk, reopens it and compares it with the model. It imports
+// nothing of the engine, so that the engine's own tests can use all of it.
 //
 // # The disk
 //
@@ -24,5 +27,31 @@
 // not on the disk, as Linux does: reads find them until Disk.DropCaches, the
 // next Sync does not write them.
 //
-// Disk is safe for concurrent use.
+// # The model
+//
+// Model holds, for each 512-byte sector of each LUN, the values it may read as.
+// An acknowledged write is exactly there after a Kill; a write that was under
+// way is there or not, sector by sector. After a power cut a sector has the
+// value that it had when the last acknowledged flush began, or one given to it
+// since. What was read after a crash stays. An acknowledged snapshot has exactly
+// the content of the moment when it was taken, which is then durable for the
+// LUN as well. Snapshot (of a group), revert, clone, delete, resize and rename
+// happen wholly or not at all, and wholly once acknowledged. Every write
+// puts its own stamp into every 16 bytes, with the place, so that misplaced data
+// does not pass for right.
+//
+// # The harness
+//
+// A Target is an engine under test. A Case is rounds of operations, each ended
+// by crashes: the first at some call of the operations, each further one at a
+// call of the recovery from the one before. Run runs a Case, and reads and
+// compares everything, differences and extents included, after each round, and
+// once more after a clean restart. A Search tries every call of a list of
+// operations, or of all lists up to a length, in several ways to crash; Random
+// makes Cases by seed. A failure is reduced by Shrink and printed as a Case in
+// Go, ready to be a test of its own with Replay. Faults make operations fail;
+// then they must have happened wholly or not at all, and nothing that was
+// acknowledged may be lost.
+//
+// Disk and Model are safe for concurrent use.
 package blockdevtest

@@ -1,8 +1,6 @@
 package blockdevtest
 
-import (
-	"math/rand/v2"
-)
+import "math/rand/v2"
 
 // Random makes cases by seed.
 type Random struct {
@@ -26,7 +24,11 @@ func (x Random) Case(seed uint64) Case {
 			r.Ops[i] = g.op()
 		}
 		for again := g.rng.IntN(4) > 0; again && len(r.Crashes) < 3; again = g.rng.IntN(3) == 0 {
-			r.Crashes = append(r.Crashes, g.crash(n*len(r.Crashes)))
+			calls := int64(4 * n)
+			if len(r.Crashes) > 0 {
+				calls = 20 // of a recovery
+			}
+			r.Crashes = append(r.Crashes, g.crash(calls))
 		}
 		c.Rounds = append(c.Rounds, r)
 	}
@@ -40,18 +42,10 @@ type generator struct {
 	concurrent bool
 }
 
-// crash returns a crash within about as many operations, or in a recovery if
-// that is 0.
-func (g *generator) crash(ops int) Crash {
-	calls := int64(4 * ops)
-	if ops == 0 {
-		calls = 20
-	}
-	return Crash{
-		Call: 1 + g.rng.Int64N(calls),
-		Kind: []Kind{Kill, Kill, PowerCut, PowerCut, PowerCut, PowerCutLoseAll, PowerCutKeepAll}[g.rng.IntN(7)],
-		Seed: g.rng.Uint64N(1 << 20),
-	}
+// crash returns a crash within about as many calls.
+func (g *generator) crash(calls int64) Crash {
+	kinds := []Kind{Kill, Kill, PowerCut, PowerCut, PowerCut, PowerCutLoseAll, PowerCutKeepAll}
+	return Crash{Call: 1 + g.rng.Int64N(calls), Kind: kinds[g.rng.IntN(len(kinds))], Seed: g.rng.Uint64N(1 << 20)}
 }
 
 // op returns an operation; data operations are the most frequent.
