@@ -1,0 +1,255 @@
+package ext4
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/rowan-storage/rowan/snapfs/tree"
+)
+
+// errFound ends a walk over a directory.
+var errFound = errors.New("found")
+
+// listing is what a directory holds. It does not change.
+type listing struct {
+	entries []tree.DirEntry
+	byName  func() map[string]tree.Ino // made when first asked for
+}
+
+func newListing(entries []tree.DirEntry) *listing {
+	return &listing{entries, sync.OnceValue(func() map[string]tree.Ino {
+		m := make(map[string]tree.Ino, len(entries))
+		for _, e := range slices.Backward(entries) { // the first of equal names counts
+			m[e.Name] = e.Ino
+		}
+		return m
+	})}
+}
+
+// directory is the inode of a directory whose names can be read.
+func (f *FS) directory(ino tree.Ino) (*inode, error) {
+	in, err := f.usedInode(ino)
+	switch {
+	case err != nil:
+		return nil, err
+	case in.typ() != modeDirectory:
+		return nil, wrongType(in.ino, syscall.ENOTDIR)
+	case in.has(flagEncrypt):
+		return nil, errEncrypted(in.ino, "names in this directory are")
+	}
+	return in, nil
+}
+
+// ReadDir lists a directory in the order of its blocks.
+func (f *FS) ReadDir(ino tree.Ino) ([]tree.DirEntry, error) {
+	l, err := f.list(ino)
+	if l == nil {
+		return nil, err
+	}
+	return slices.Clone(l.entries), err
+}
+
+// Lookup finds one name in a directory.
+func (f *FS) Lookup(dir tree.Ino, name string) (tree.Ino, error) {
+	in, err := f.directory(dir)
+	if err != nil {
+		return 0, err
+	}
+	var ino tree.Ino
+	if in.size > maxListedDir && f.patches[in.ino] == nil {
+		ino, err = f.scanFor(in, name)
+	} else {
+		var l *listing
+		if l, err = f.list(dir); l != nil {
+			ino = l.byName()[name]
+		}
+	}
+	if ino != 0 { // whatever is damaged elsewhere
+		return ino, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return 0, fmt.Errorf("ext4: %q in directory %d: %w", name, dir, fs.ErrNotExist)
+}
+
+// scanFor looks for name in a directory that is too large for the cache. It
+// returns 0 if it is not there.
+func (f *FS) scanFor(in *inode, name string) (ino tree.Ino, err error) {
+	err = f.walkDir(in, func(e tree.DirEntry) error {
+		if e.Name != name {
+			return nil
+		}
+		ino = e.Ino
+		return errFound
+	})
+	if err == errFound {
+		err = nil
+	}
+	return ino, err
+}
+
+// list gives what is in a directory, from the cache if it is there. With an
+// error the listing has what could be read.
+func (f *FS) list(ino tree.Ino) (*listing, error) {
+	if l, ok := f.listings.get(ino); ok {
+		return l, nil
+	}
+	in, err := f.directory(ino)
+	if err != nil {
+		return nil, err
+	}
+	var entries []tree.DirEntry
+	err = f.walkDir(in, func(e tree.DirEntry) error {
+		if len(entries) == maxDirEntries {
+			return unsupportedf("directory %d: more than %d names", ino, maxDirEntries)
+		}
+		entries = append(entries, e)
+		return nil
+	})
+	if p := f.patches[in.ino]; p != nil {
+		entries = p.applyNames(entries, f.typeOf)
+	}
+	l := newListing(entries)
+	if err == nil {
+		f.listings.put(ino, l, len(entries)+1)
+	}
+	return l, err
+}
+
+// dirWalk is one walk over the blocks of a directory.
+type dirWalk struct {
+	f     *FS
+	in    *inode
+	yield func(tree.DirEntry) error
+
+	damage  error // the first found
+	damaged int   // how many there are
+	stop    error // from yield
+}
+
+// walkDir calls yield for every name in a directory but "." and "..". What is
+// damaged is passed over, and told by the error; an error of reading, or of
+// yield, ends the walk.
+func (f *FS) walkDir(in *inode, yield func(tree.DirEntry) error) error {
+	w := &dirWalk{f: f, in: in, yield: yield}
+	var err error
+	switch p := f.patches[in.ino]; {
+	case p != nil && p.fresh:
+	case in.has(flagInlineData):
+		err = w.inline()
+	default:
+		err = w.blocks()
+	}
+	switch {
+	case w.stop != nil:
+		return w.stop
+	case err != nil:
+		return fmt.Errorf("ext4: directory %d: %w", in.ino, err)
+	case w.damaged > 1:
+		return fmt.Errorf("ext4: directory %d: %w (and %d more)", in.ino, w.damage, w.damaged-1)
+	}
+	return w.damage
+}
+
+// note records damage at byte off of the filesystem.
+func (w *dirWalk) note(off int64, problem string) {
+	if w.damage == nil {
+		w.damage = &CorruptError{fmt.Sprintf("directory %d", w.in.ino), off, problem}
+	}
+	w.damaged++
+}
+
+func (w *dirWalk) inline() error {
+	parts, err := w.f.inlineEntries(w.in)
+	if err != nil {
+		return err
+	}
+	for _, part := range parts {
+		w.entries(part, w.in.offset)
+		if w.stop != nil {
+			return w.stop
+		}
+	}
+	return nil
+}
+
+// entries passes on the entries in b, which is at byte off of the filesystem.
+func (w *dirWalk) entries(b []byte, off int64) {
+	problem, sound := w.f.sb.parseDirBlock(b, func(d dirent) {
+		if w.stop != nil || isDots(d.name) {
+			return
+		}
+		if p := nameProblem(d.name); p != "" {
+			w.note(off, p)
+			return
+		}
+		w.stop = w.yield(tree.DirEntry{Name: string(d.name), Ino: tree.Ino(d.ino), Type: entryType(d.typ)})
+	})
+	if problem != "" && w.stop == nil {
+		w.note(off+int64(sound), problem)
+	}
+}
+
+// blocks walks over a directory that has blocks. No block of the filesystem can
+// be in it twice, which bounds the walk whatever the map says.
+func (w *dirWalk) blocks() error {
+	bs := w.f.sb.blockSize
+	if w.in.size%bs != 0 {
+		w.note(w.in.offset, fmt.Sprintf("size %d is not a multiple of the block size", w.in.size))
+	}
+	m, err := w.f.blockMap(w.in)
+	if err != nil {
+		return err
+	}
+	// An error leaves what comes before it in the layout.
+	runs, mapErr := layOut(w.in, m, fileBlock(w.in.size/bs))
+	for _, r := range runs {
+		if r.start == 0 {
+			w.note(w.in.offset, fmt.Sprintf("blocks %d+%d of it are missing", r.at, r.count))
+		} else if err := w.run(r); err != nil {
+			return err
+		}
+		if w.stop != nil {
+			return w.stop
+		}
+	}
+	return mapErr
+}
+
+// run walks over the blocks of r.
+func (w *dirWalk) run(r placedRun) error {
+	bs := w.f.sb.blockSize
+	buf := make([]byte, min(clampMul(r.count, bs), max(dirReadahead, bs)))
+	for done := uint64(0); done < r.count && w.stop == nil; {
+		n := min(r.count-done, uint64(int64(len(buf))/bs))
+		off := (int64(r.start) + int64(done)) * bs
+		if err := w.f.image.readAt(buf[:int64(n)*bs], off); err != nil {
+			return err
+		}
+		for i := range int64(n) {
+			w.block(buf[i*bs:(i+1)*bs], r.at+fileBlock(done)+fileBlock(i), off+i*bs)
+		}
+		done += n
+	}
+	return nil
+}
+
+// block verifies and walks over one block, number of the directory.
+func (w *dirWalk) block(b []byte, number fileBlock, off int64) {
+	if w.f.isIndexBlock(w.in, b, number) {
+		if p := w.f.checkIndexBlock(w.in, b, number); p != "" {
+			w.note(off, p)
+		}
+		return
+	}
+	if p := w.f.checkLeaf(w.in, b); p != "" {
+		w.note(off, p)
+		return
+	}
+	w.entries(b, off)
+}

@@ -1,0 +1,133 @@
+package ext4_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4"
+)
+
+// need skips the test if a program, or the right to mount, is missing; in CI
+// that is a failure.
+func need(t testing.TB, programs ...string) {
+	t.Helper()
+	missing := ""
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			missing = "program " + p
+		}
+	}
+	if os.Geteuid() != 0 {
+		missing = "root, to mount filesystems"
+	}
+	if missing == "" {
+		return
+	}
+	if os.Getenv("ROWAN_CI") != "" {
+		t.Fatalf("missing: %s", missing)
+	}
+	t.Skipf("missing: %s", missing)
+}
+
+// long skips what takes more than a few seconds, unless it is asked for.
+func long(t testing.TB) {
+	t.Helper()
+	if testing.Short() || os.Getenv("ROWAN_LONG") == "" {
+		t.Skip("missing: ROWAN_LONG=1 in the environment, as this takes a while")
+	}
+}
+
+// command runs a program that must succeed, and returns what it prints.
+func command(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return string(out)
+}
+
+// makeImage makes a filesystem of size bytes in a file, with arguments for
+// mke2fs.
+func makeImage(t testing.TB, size int64, args ...string) string {
+	t.Helper()
+	need(t, "mke2fs", "mount", "umount")
+	path := filepath.Join(t.TempDir(), "image")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "mke2fs", append([]string{"-q", "-F"}, append(args, path)...)...)
+	return path
+}
+
+// mount mounts an image through a loop device. The function that it returns
+// unmounts it; so does the end of the test.
+func mount(t testing.TB, image string, options ...string) (dir string, unmount func()) {
+	t.Helper()
+	dir = t.TempDir()
+	command(t, "mount", "-t", "ext4", "-o", strings.Join(append([]string{"loop"}, options...), ","), image, dir)
+	mounted := true
+	unmount = func() {
+		if mounted {
+			mounted = false
+			if t.Failed() { // files may be open
+				command(t, "umount", "--lazy", dir)
+				return
+			}
+			command(t, "umount", dir)
+		}
+	}
+	t.Cleanup(unmount)
+	return dir, unmount
+}
+
+// copyImage copies an image, holes and all.
+func copyImage(t testing.TB, image string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "copy")
+	command(t, "cp", "--sparse=always", image, path)
+	return path
+}
+
+// openImage opens the filesystem in a file.
+func openImage(t testing.TB, path string) *ext4.FS {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	info, err := file.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ext4.Probe(file, info.Size()) {
+		t.Fatal("Probe does not know the image")
+	}
+	fsys, err := ext4.Open(file, info.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fsys
+}
+
+// openBytes opens the filesystem in memory.
+func openBytes(b []byte) (*ext4.FS, error) {
+	return ext4.Open(bytes.NewReader(b), int64(len(b)))
+}
+
+// readAll reads the content of a file, at most limit bytes of it.
+func readAll(r io.ReaderAt, limit int64) ([]byte, error) {
+	return io.ReadAll(io.NewSectionReader(r, 0, limit))
+}

@@ -1,0 +1,48 @@
+package ext4
+
+// Bounds on what an image can make this package hold or do. All are far above
+// what a filesystem in use comes to.
+const (
+	// maxDirEntries is how many names of a directory are listed.
+	maxDirEntries = 1 << 24
+
+	// maxLaidOut is how many pieces a directory or a journal may be in.
+	maxLaidOut = 1 << 20
+
+	// maxXattrValue is the largest value of an extended attribute that Linux
+	// hands out (XATTR_SIZE_MAX).
+	maxXattrValue = 64 << 10
+
+	// maxXattrTotal is the sum of the values of one inode.
+	maxXattrTotal = 8 << 20
+
+	// maxOrphans is how many orphans are looked at.
+	maxOrphans = 1 << 20
+
+	// maxTruncateNodes is how many blocks of the tree of an orphan are read to
+	// find out how much space it takes.
+	maxTruncateNodes = 1 << 14
+
+	// maxFastCommitBytes is how much of the area for fast commits is read. Its
+	// usual size is 256 blocks.
+	maxFastCommitBytes = 16 << 20
+
+	// maxPatchRanges is how many pieces of a file fast commits may change.
+	maxPatchRanges = 1 << 16
+
+	// metadataCacheBytes is the size of the cache of metadata blocks.
+	metadataCacheBytes = 16 << 20
+
+	// dirCacheEntries is how many names the cache of listings holds.
+	dirCacheEntries = 1 << 18
+
+	// maxListedDir is the size of a directory, in bytes, up to which looking
+	// for one name reads all of them, to keep them.
+	maxListedDir = 8 << 20
+
+	// inodeReadahead is how much of an inode table is read at once.
+	inodeReadahead = 32 << 10
+
+	// dirReadahead is how much of a directory is read at once.
+	dirReadahead = 256 << 10
+)

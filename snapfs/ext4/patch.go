@@ -1,0 +1,151 @@
+package ext4
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/rowan-storage/rowan/snapfs/tree"
+)
+
+// patch is what fast commits change about one inode.
+type patch struct {
+	raw     []byte      // the inode instead of the one on disk; nil: that one
+	deleted bool        // the inode is free
+	fresh   bool        // a directory that has nothing on disk yet
+	ranges  []placedRun // instead of what the block map says, in order
+
+	added   []tree.DirEntry // names in the directory; Ino 0: taken away again
+	addedAt map[string]int
+	removed map[removedName]bool
+}
+
+// removedName is a name on disk that is gone, if it leads to that inode.
+type removedName struct {
+	name string
+	ino  tree.Ino
+}
+
+// reset makes the inode a new one, of which nothing is on disk.
+func (p *patch) reset() {
+	clear(p.raw)
+	*p = patch{raw: p.raw, ranges: []placedRun{{0, run{0, maxFileBlocks}}}}
+}
+
+// setRange lays r over the ranges so far.
+func (p *patch) setRange(r placedRun) error {
+	end := r.at + fileBlock(r.count)
+	i, _ := slices.BinarySearchFunc(p.ranges, r.at, func(have placedRun, at fileBlock) int {
+		if have.at+fileBlock(have.count) <= at {
+			return -1
+		}
+		return 1
+	})
+	insert := []placedRun{r}
+	j := i
+	for ; j < len(p.ranges) && p.ranges[j].at < end; j++ {
+		have := p.ranges[j]
+		if have.at < r.at {
+			before := have
+			before.count = uint64(r.at - have.at)
+			insert = append([]placedRun{before}, insert...)
+		}
+		if haveEnd := have.at + fileBlock(have.count); haveEnd > end {
+			insert = append(insert, have.from(end))
+		}
+	}
+	p.ranges = slices.Replace(p.ranges, i, j, insert...)
+	if len(p.ranges) > maxPatchRanges {
+		return unsupportedf("fast commits change a file in more than %d places", maxPatchRanges)
+	}
+	return nil
+}
+
+// from is the part of r from block b of the file on.
+func (r placedRun) from(b fileBlock) placedRun {
+	into := uint64(b - r.at)
+	rest := placedRun{b, run{0, r.count - into}}
+	if r.start != 0 {
+		rest.start = r.start + fsBlock(into)
+	}
+	return rest
+}
+
+// patchedMap is a block map with ranges laid over it.
+type patchedMap struct {
+	base   blockMap
+	ranges []placedRun
+}
+
+func (m *patchedMap) runAt(b fileBlock) (run, error) {
+	i, found := slices.BinarySearchFunc(m.ranges, b, func(r placedRun, b fileBlock) int { return cmp.Compare(r.at, b) })
+	if !found {
+		i--
+	}
+	if i >= 0 {
+		if r := m.ranges[i]; uint64(b-r.at) < r.count {
+			return r.from(b).run, nil
+		}
+	}
+	r, err := m.base.runAt(b)
+	if err == nil && i+1 < len(m.ranges) {
+		r.count = min(r.count, uint64(m.ranges[i+1].at-b))
+	}
+	return r, err
+}
+
+// addName gives inode ino a name in the directory. One that is there already
+// stays as it is.
+func (p *patch) addName(name string, ino uint32) {
+	if _, have := p.addedAt[name]; have {
+		return
+	}
+	if p.addedAt == nil {
+		p.addedAt = make(map[string]int)
+	}
+	p.addedAt[name] = len(p.added)
+	p.added = append(p.added, tree.DirEntry{Name: name, Ino: tree.Ino(ino)})
+}
+
+// removeName takes the name of inode ino away.
+func (p *patch) removeName(name string, ino uint32) {
+	if i, have := p.addedAt[name]; have {
+		if p.added[i].Ino == tree.Ino(ino) {
+			p.added[i].Ino = 0
+			delete(p.addedAt, name)
+		}
+		return
+	}
+	if p.removed == nil {
+		p.removed = make(map[removedName]bool)
+	}
+	p.removed[removedName{name, tree.Ino(ino)}] = true
+}
+
+// applyNames changes what is on disk of a directory into what it is.
+func (p *patch) applyNames(entries []tree.DirEntry, typeOf func(tree.Ino) tree.Type) []tree.DirEntry {
+	if len(p.added) == 0 && len(p.removed) == 0 {
+		return entries
+	}
+	have := make(map[string]bool, len(entries))
+	entries = slices.DeleteFunc(entries, func(e tree.DirEntry) bool {
+		gone := p.removed[removedName{e.Name, e.Ino}]
+		have[e.Name] = have[e.Name] || !gone
+		return gone
+	})
+	for _, e := range p.added {
+		if e.Ino != 0 && !have[e.Name] {
+			e.Type = typeOf(e.Ino)
+			entries = append(entries, e)
+		}
+	}
+	return entries
+}
+
+// typeOf is the type of an inode, if it can be told.
+func (f *FS) typeOf(ino tree.Ino) tree.Type {
+	in, err := f.inode(uint32(ino))
+	if err != nil {
+		return tree.Unknown
+	}
+	return in.fileType()
+}
