@@ -1,0 +1,56 @@
+package blockdevtest_test
+
+import (
+	"testing"
+
+	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
+)
+
+const block = 4096
+
+// operations are those whose sequences are searched. Block 7 and 8 are in
+// different shards.
+func operations() []blockdevtest.Op {
+	return []blockdevtest.Op{
+		{Kind: blockdevtest.OpWrite, Off: 7 * block, Len: block},
+		{Kind: blockdevtest.OpWrite, Off: 7*block + 512, Len: 512},
+		{Kind: blockdevtest.OpWrite, Off: 6*block + 100, Len: 3 * block},
+		{Kind: blockdevtest.OpFUA, Off: 7 * block, Len: block},
+		{Kind: blockdevtest.OpDiscard, Off: 7 * block, Len: block},
+		{Kind: blockdevtest.OpDiscard, Off: 5*block + 512, Len: 4 * block},
+		{Kind: blockdevtest.OpWriteZeroes, Off: 7*block + 1000, Len: 100},
+		{Kind: blockdevtest.OpFlush},
+		{Kind: blockdevtest.OpSnapshot},
+		{Kind: blockdevtest.OpSnapshot, Group: true},
+		{Kind: blockdevtest.OpRevert},
+		{Kind: blockdevtest.OpRevert, Snap: 1, Force: true},
+		{Kind: blockdevtest.OpClone},
+		{Kind: blockdevtest.OpDeleteSnapshot},
+		{Kind: blockdevtest.OpDeleteLUN, Force: true},
+		{Kind: blockdevtest.OpResize, Len: 2 * block},
+		{Kind: blockdevtest.OpRenameLUN},
+		{Kind: blockdevtest.OpSettle},
+		{Kind: blockdevtest.OpReopen},
+	}
+}
+
+// search starts from LUNs of which one has data on disk, in a snapshot and in
+// its head.
+func search() *blockdevtest.Search {
+	return &blockdevtest.Search{
+		Target: engine(true),
+		Config: blockdevtest.Config{Blocks: 12},
+		Setup: []blockdevtest.Op{
+			{Kind: blockdevtest.OpFUA, Off: 5 * block, Len: 4 * block},
+			{Kind: blockdevtest.OpSnapshot},
+			{Kind: blockdevtest.OpWrite, Off: 6 * block, Len: block},
+		},
+		Crashes: blockdevtest.AllKinds(1),
+	}
+}
+
+func TestEngineEverySequence(t *testing.T) {
+	s := search()
+	tried, err := s.Exhaustive(operations(), 1, 0, 1)
+	s.Report(t, tried, err)
+}
