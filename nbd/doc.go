@@ -1,0 +1,45 @@
+// Package nbd serves block devices by the NBD protocol, and reads and writes
+// them as a client.
+//
+// The reference is doc/proto.md of the NetworkBlockDevice project ("the
+// specification"); package wire has the format of what is sent. Quoted names
+// in comments are the specification's headings.
+//
+// # Server
+//
+// A Server serves the Exports that it is given over any number of listeners,
+// each with or without TLS. It speaks fixed newstyle, with simple, structured
+// and extended replies, whichever the client negotiates, and every command of
+// the specification. It knows the metadata contexts base:allocation,
+// rowan:changed-since:NAME and qemu:dirty-bitmap:NAME; the last two tell which
+// blocks differ from the snapshot NAME (bit 0 of the status flags).
+//
+// Of the ways that data can take (see session):
+//
+//	socket -> inbox -> Device.WriteAt                          small writes
+//	socket -> payload buffer -> worker -> Device.WriteAt       large writes
+//	Device.TryReadAt -> batch -> outbox -> socket              small reads, in the page cache
+//	worker, Device.ReadAt -> payload buffer -> outbox -> socket   other reads
+//
+// no byte is copied between buffers on any but the second, where the part of a
+// payload that arrived together with its header is.
+//
+// Invariants:
+//   - A request is answered once, or the connection is broken.
+//   - A reply to FLUSH, and to a command with FUA, is sent only after
+//     Device.Flush has returned. Writes are acknowledged when Device.WriteAt
+//     has returned. What both mean for a crash is the device's matter.
+//   - Replies that are made are sent without anything more having to happen.
+//   - Memory is bounded by Limits, whatever clients send or fail to take.
+//   - What a client sends before TLS has no effect within TLS.
+//   - A client that breaks the protocol loses its connection and nothing else
+//     is affected.
+//
+// Each connection has one goroutine that reads, and up to Limits.Workers that
+// carry out what may have to wait. None of its own sends: see outbox.
+//
+// # Client
+//
+// Dial returns a Client, which is a Device itself. It trusts its server with
+// the content of the export and nothing else: see link.
+package nbd

@@ -1,0 +1,65 @@
+package nbd
+
+import (
+	"io"
+	"net"
+)
+
+// inboxBytes is the size of the buffer that requests are read into.
+const inboxBytes = 128 << 10
+
+// inbox reads the requests of one connection, as many with one system call as
+// have arrived.
+type inbox struct {
+	conn net.Conn
+	buf  []byte
+	r, w int // what lies in buf[r:w] was received and not taken yet
+}
+
+// peek returns what was received and not taken yet.
+func (in *inbox) peek() []byte { return in.buf[in.r:in.w] }
+
+// take marks the next n bytes of peek as taken. They stay valid until fill.
+func (in *inbox) take(n int) { in.r += n }
+
+// fill waits for more to arrive. It invalidates what peek returned.
+func (in *inbox) fill() error {
+	switch {
+	case in.r == in.w:
+		in.r, in.w = 0, 0
+	case in.r > 0 && len(in.buf)-in.w < len(in.buf)/2:
+		in.w = copy(in.buf, in.buf[in.r:in.w])
+		in.r = 0
+	}
+	n, err := in.conn.Read(in.buf[in.w:])
+	in.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// readFull takes len(p) bytes into p.
+func (in *inbox) readFull(p []byte) error {
+	n := copy(p, in.peek())
+	in.take(n)
+	_, err := io.ReadFull(in.conn, p[n:])
+	return err
+}
+
+// discard takes n bytes and forgets them.
+func (in *inbox) discard(n int) error {
+	for {
+		have := min(n, len(in.peek()))
+		in.take(have)
+		if n -= have; n == 0 {
+			return nil
+		}
+		if err := in.fill(); err != nil {
+			return err
+		}
+	}
+}
