@@ -54,31 +54,37 @@ func (r *fcReplay) patch(ino uint32) (*patch, error) {
 	if ino > r.f.sb.inodes || ino != rootIno && ino < r.f.sb.firstIno {
 		return nil, corruptFC("inode %d of %d", ino, r.f.sb.inodes)
 	}
-	p := r.f.patches[ino]
-	if p == nil {
-		p = &patch{}
-		r.f.patches[ino] = p
+	if p := r.f.patches[ino]; p != nil {
+		return p, nil
 	}
-	return p, nil
-}
-
-// withInode is patch for a change to the inode itself.
-func (r *fcReplay) withInode(ino uint32) (*patch, error) {
-	p, err := r.patch(ino)
-	if err != nil || p.raw != nil {
-		return p, err
-	}
-	raw, _, err := r.f.rawInode(ino)
+	raw, offset, err := r.f.rawInode(ino)
 	if err != nil {
 		return nil, err
 	}
-	p.raw = append([]byte(nil), raw...)
-	p.deleted = le16(p.raw[inodeLinks:]) == 0
+	p := &patch{raw: append([]byte(nil), raw...)}
+	if p.free, err = r.f.neverUsed(ino); err != nil {
+		return nil, err
+	}
+	p.free = p.free || p.links() == 0 && !r.f.orphans[ino]
+	if !p.free {
+		_, p.damage = r.f.verifyInode(ino, raw, offset)
+	}
+	r.f.patches[ino] = p
 	return p, nil
 }
 
-func (r *fcReplay) addRange(ino uint32, e extent) error {
+// used is patch for what makes an inode one that is in use. If it was free,
+// nothing of what it was before stays.
+func (r *fcReplay) used(ino uint32) (*patch, error) {
 	p, err := r.patch(ino)
+	if err == nil && p.free {
+		p.reset()
+	}
+	return p, err
+}
+
+func (r *fcReplay) addRange(ino uint32, e extent) error {
+	p, err := r.used(ino)
 	if err != nil {
 		return err
 	}
@@ -103,15 +109,11 @@ func (r *fcReplay) delRange(ino, first, count uint32) error {
 }
 
 // inode takes over the fields of an inode. A tree of extents is not in the log:
-// the one on disk stays, and the ranges say what is new. The inode may be one
-// that was free, or has become so: then nothing of what it was stays.
+// the one on disk stays, and the ranges say what is new.
 func (r *fcReplay) inode(ino uint32, logged []byte) error {
-	p, err := r.withInode(ino)
+	p, err := r.used(ino)
 	if err != nil {
 		return err
-	}
-	if p.deleted {
-		p.reset()
 	}
 	copy(p.raw[:inodeBlock], logged)
 	copy(p.raw[inodeBlockEnd:], logged[inodeBlockEnd:])
@@ -123,7 +125,6 @@ func (r *fcReplay) inode(ino uint32, logged []byte) error {
 		binary.LittleEndian.PutUint16(area, extentMagic)
 		binary.LittleEndian.PutUint16(area[4:], (inodeBlockSize-extentEntrySize)/extentEntrySize)
 	}
-	p.deleted = le16(p.raw[inodeLinks:]) == 0
 	return nil
 }
 
@@ -132,7 +133,7 @@ func (r *fcReplay) dentry(typ uint16, parent, ino uint32, name []byte) error {
 	if problem := nameProblem(name); problem != "" || isDots(name) {
 		return corruptFC("directory %d: name %q", parent, name)
 	}
-	p, err := r.withInode(ino)
+	p, err := r.patch(ino)
 	if err != nil {
 		return err
 	}
@@ -140,29 +141,20 @@ func (r *fcReplay) dentry(typ uint16, parent, ino uint32, name []byte) error {
 	if err != nil {
 		return err
 	}
-	links := le16(p.raw[inodeLinks:])
 	switch typ {
 	case fcUnlink:
 		dir.removeName(string(name), ino)
-		if links > 0 {
-			links--
-		}
+		p.setLinks(max(p.links(), 1) - 1)
 		// A directory is left with the link that is its own "."; it has but one
 		// name, and is not renamed in fast commits.
-		if links == 0 || le16(p.raw)&modeType == modeDirectory {
-			p.deleted = true
-		}
+		p.free = p.links() == 0 || p.isDir()
 	case fcLink:
 		dir.addName(string(name), ino)
-		p.deleted = false // a file that was made without a name
-		links++
+		p.setLinks(p.links() + 1)
 	case fcCreate:
 		dir.addName(string(name), ino)
-		links = max(links, 1)
-		if le16(p.raw)&modeType == modeDirectory {
-			p.fresh = true // its block with "." and ".." is not in the log
-		}
+		p.setLinks(max(p.links(), 1))
+		p.fresh = p.isDir() // its block with "." and ".." is not in the log
 	}
-	binary.LittleEndian.PutUint16(p.raw[inodeLinks:], links)
 	return nil
 }

@@ -21,8 +21,8 @@ type FS struct {
 
 	// patches are the changes of fast commits, by inode.
 	patches map[uint32]*patch
-	// truncated are the inodes with a truncation that a crash interrupted.
-	truncated map[uint32]bool
+	// orphans are the inodes that a crash left in the middle of something.
+	orphans map[uint32]bool
 
 	notes []string
 	used  func() int64
@@ -153,7 +153,7 @@ func (f *FS) Stat(ino tree.Ino) (tree.Attr, error) {
 		return tree.Attr{}, err
 	}
 	a := f.attr(in)
-	if f.truncated[in.ino] && f.patches[in.ino] == nil {
+	if f.orphans[in.ino] && f.patches[in.ino] == nil {
 		a.Blocks -= f.sectorsToFree(in)
 	}
 	return a, nil

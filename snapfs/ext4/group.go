@@ -7,10 +7,15 @@ import "fmt"
 //
 //	0x08  bg_inode_table_lo
 //	0x0c  bg_free_blocks_count_lo  2 bytes; clusters with bigalloc
+//	0x12  bg_flags                 2 bytes; 1: no inode was ever used
+//	0x1c  bg_itable_unused_lo      2 bytes: inodes at the end never used
 //	0x1e  bg_checksum              2 bytes
 //	0x28  bg_inode_table_hi        from here on in descriptors of 64 bytes only
 //	0x2c  bg_free_blocks_count_hi  2 bytes
+//	0x32  bg_itable_unused_hi      2 bytes
 const (
+	groupInodesUninit = 1 // in bg_flags
+
 	groupChecksum = 0x1e
 	groupHalf     = 32 // size of the part that all descriptors have
 )
@@ -19,6 +24,7 @@ const (
 type group struct {
 	inodeTable   fsBlock
 	freeClusters uint64
+	unusedInodes uint32 // at the end of the table, which may never have been written
 }
 
 // group reads, verifies and decodes the descriptor of group g.
@@ -42,10 +48,17 @@ func (f *FS) group(g uint32) (group, error) {
 	if want, got := sb.groupChecksum(g, d), le16(d[groupChecksum:]); sb.hasGroupChecksum() && want != got {
 		return group{}, corrupt("checksum %#04x, expected %#04x", got, want)
 	}
-	out := group{fsBlock(le32(d[0x08:])), uint64(le16(d[0x0c:]))}
+	out := group{fsBlock(le32(d[0x08:])), uint64(le16(d[0x0c:])), uint32(le16(d[0x1c:]))}
 	if sb.descSize > groupHalf {
 		out.inodeTable = fsBlock(join64(le32(d[0x08:]), le32(d[0x28:])))
 		out.freeClusters |= uint64(le16(d[0x2c:])) << 16
+		out.unusedInodes |= uint32(le16(d[0x32:])) << 16
+	}
+	if le16(d[0x12:])&groupInodesUninit != 0 {
+		out.unusedInodes = sb.inodesPerGroup
+	}
+	if !sb.hasGroupChecksum() { // then the fields mean nothing
+		out.unusedInodes = 0
 	}
 	if !sb.validRange(out.inodeTable, sb.inodeTableBlocks()) {
 		return group{}, corrupt("inode table at block %d of %d", out.inodeTable, sb.blocks)

@@ -124,17 +124,17 @@ func (f *FS) rawInode(ino uint32) (raw []byte, offset int64, err error) {
 // inode reads, verifies and decodes an inode of any kind.
 func (f *FS) inode(ino uint32) (*inode, error) {
 	if p := f.patches[ino]; p != nil {
-		if p.deleted {
-			return nil, fmt.Errorf("ext4: inode %d is not in use: %w", ino, fs.ErrNotExist)
-		}
-		if p.raw != nil { // the fast commit's checksum has vouched for it
-			return f.decodeInode(ino, p.raw, -1)
-		}
+		return p.inode(f, ino)
 	}
 	raw, offset, err := f.rawInode(ino)
 	if err != nil {
 		return nil, err
 	}
+	return f.verifyInode(ino, raw, offset)
+}
+
+// verifyInode verifies and decodes the inode in raw.
+func (f *FS) verifyInode(ino uint32, raw []byte, offset int64) (*inode, error) {
 	in, err := f.decodeInode(ino, raw, offset)
 	if err != nil {
 		return nil, err
@@ -143,6 +143,14 @@ func (f *FS) inode(ino uint32) (*inode, error) {
 		return nil, in.corrupt("checksum %#08x, expected %#08x", got, want)
 	}
 	return in, nil
+}
+
+// neverUsed says whether inode ino is in a part of the inode table that was
+// never written, and may hold anything.
+func (f *FS) neverUsed(ino uint32) (bool, error) {
+	n := f.sb.inodesPerGroup
+	g, err := f.group((ino - 1) / n)
+	return err == nil && (ino-1)%n+min(g.unusedInodes, n) >= n, err
 }
 
 // decodeInode decodes an inode that is verified or will be.

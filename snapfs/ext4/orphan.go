@@ -22,13 +22,13 @@ const (
 	orphanTailSize = 8
 )
 
-// findOrphans notes which inodes have a truncation to be finished. The kernel
-// leaves orphans alone in a filesystem with errors.
+// findOrphans notes which inodes are orphans. The kernel leaves them alone in a
+// filesystem with errors.
 func (f *FS) findOrphans() error {
 	if f.sb.state&stateErrors != 0 {
 		return nil
 	}
-	f.truncated = make(map[uint32]bool)
+	f.orphans = make(map[uint32]bool)
 	err := f.orphanList()
 	if err == nil {
 		err = f.orphanFile()
@@ -46,9 +46,7 @@ func (f *FS) orphan(ino uint32) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	if in.links > 0 {
-		f.truncated[ino] = true
-	}
+	f.orphans[ino] = true
 	return in, nil
 }
 

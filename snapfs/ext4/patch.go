@@ -2,6 +2,9 @@ package ext4
 
 import (
 	"cmp"
+	"encoding/binary"
+	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/rowan-storage/rowan/snapfs/tree"
@@ -9,10 +12,11 @@ import (
 
 // patch is what fast commits change about one inode.
 type patch struct {
-	raw     []byte      // the inode instead of the one on disk; nil: that one
-	deleted bool        // the inode is free
-	fresh   bool        // a directory that has nothing on disk yet
-	ranges  []placedRun // instead of what the block map says, in order
+	raw    []byte      // the inode, instead of the one on disk
+	damage error       // what is wrong with the inode on disk, if that matters
+	free   bool        // nothing uses the inode
+	fresh  bool        // a directory that has nothing on disk yet
+	ranges []placedRun // instead of what the block map says, in order
 
 	added   []tree.DirEntry // names in the directory; Ino 0: taken away again
 	addedAt map[string]int
@@ -24,6 +28,21 @@ type removedName struct {
 	name string
 	ino  tree.Ino
 }
+
+// inode decodes the inode as it is with the patch.
+func (p *patch) inode(f *FS, ino uint32) (*inode, error) {
+	switch {
+	case p.damage != nil:
+		return nil, p.damage
+	case p.free:
+		return nil, fmt.Errorf("ext4: inode %d is not in use: %w", ino, fs.ErrNotExist)
+	}
+	return f.decodeInode(ino, p.raw, -1) // the fast commits' checksum has vouched for it
+}
+
+func (p *patch) links() uint16     { return le16(p.raw[inodeLinks:]) }
+func (p *patch) setLinks(n uint16) { binary.LittleEndian.PutUint16(p.raw[inodeLinks:], n) }
+func (p *patch) isDir() bool       { return le16(p.raw)&modeType == modeDirectory }
 
 // reset makes the inode a new one, of which nothing is on disk.
 func (p *patch) reset() {
