@@ -97,7 +97,7 @@ func TestMaps(t *testing.T) {
 
 	const hole = 3 // hole and zeros
 	want := []extent{{0, mib, hole}, {mib, 2 * mib, 0}, {3 * mib, 5 * mib, hole}, {8 * mib, 64 << 10, 0}, {8*mib + 64<<10, 56*mib - 64<<10, hole}}
-	if got := blockMap(t, "", d.URI("web")); !slices.Equal(got, want) {
+	if got := blockMap(t, "base:allocation", d.URI("web")); !slices.Equal(got, want) {
 		t.Errorf("base:allocation is %v, want %v", got, want)
 	}
 
