@@ -139,20 +139,23 @@ func (c *rawClient) request(r wire.Request, payload ...byte) {
 	c.send(append(wire.AppendRequest(nil, r, c.style == wire.Extended), payload...))
 }
 
+// extent is a wire.StatusExtent.
+type extent struct{ length, flags uint64 }
+
 // answer is a reply, put together from its chunks.
 type answer struct {
 	errno   wire.Errno
 	message string
-	chunks  []wire.ChunkType // none for a simple reply
-	data    []byte           // of a read
-	status  map[uint32][]wire.StatusExtent
+	chunks  []wire.ChunkType    // none for a simple reply
+	data    []byte              // of a read
+	status  map[uint32][]extent // by context
 }
 
 // read reads the whole reply to a request; replies to others must not come in
 // between.
 func (c *rawClient) read(req wire.Request) answer {
 	c.Helper()
-	a := answer{status: map[uint32][]wire.StatusExtent{}}
+	a := answer{status: map[uint32][]extent{}}
 	for {
 		r := c.replyHeader()
 		if r.Cookie != req.Cookie {
@@ -199,7 +202,9 @@ func (c *rawClient) chunk(a *answer, req wire.Request, r wire.Reply, payload []b
 		var id uint32
 		var extents []wire.StatusExtent
 		id, extents, err = wire.ParseStatus(payload, r.Type)
-		a.status[id] = extents
+		for _, e := range extents {
+			a.status[id] = append(a.status[id], extent{e.Length, e.Flags})
+		}
 	}
 	if err != nil {
 		c.Fatal(err)

@@ -404,8 +404,8 @@ func TestDisconnectAnswersWhatIsInFlight(t *testing.T) {
 	d.onFlush = func(int64, int) error { <-release; return nil }
 	s := serveDevice(t, d)
 	c := entered(t, s, wire.Structured)
-	for i := range uint64(20) {
-		c.request(wire.Request{Type: wire.CmdFlush, Cookie: 7 + i - i})
+	for range 20 {
+		c.request(wire.Request{Type: wire.CmdFlush, Cookie: 7})
 	}
 	c.request(wire.Request{Type: wire.CmdDisc})
 	eventually(t, "the flushes begin", func() bool { return d.flushes.Load() > 0 })
