@@ -68,9 +68,12 @@ func (l *lun) flush(ctx context.Context) error {
 }
 
 func (l *lun) flushNow() error {
-	l.gate.RLock()
-	h := l.head
-	l.gate.RUnlock()
+	l.flushing.RLock()
+	defer l.flushing.RUnlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	h := l.currentHead()
 	// Older layers first: what the head commits stands on them.
 	if err := l.flushOld(); err != nil {
 		return err

@@ -32,8 +32,8 @@ type trim struct {
 	block, count uint64
 }
 
-// maxTrims bounds the memory that trims take. Beyond it they are forgotten
-// one by one and found again by a scan (reclaim).
+// maxTrims bounds the memory that trims take. Those beyond it are forgotten and
+// found again by a scan (reclaim).
 const maxTrims = 1 << 16
 
 func newHead(layer uint32, j *journal, origins []uint32) *head {
@@ -81,13 +81,16 @@ func (h *head) markDirty(s *segment) {
 	h.mu.Unlock()
 }
 
-// addTrim notes that blocks of an origin are not mapped any more.
-func (h *head) addTrim(t trim) {
+// addTrim notes that blocks of an origin are not mapped any more. It returns
+// false if there were too many to be kept in mind.
+func (h *head) addTrim(t trim) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.trims) < maxTrims {
-		h.trims = append(h.trims, t)
+	if len(h.trims) >= maxTrims {
+		return false
 	}
+	h.trims = append(h.trims, t)
+	return true
 }
 
 func (h *head) takeTrims() []trim {

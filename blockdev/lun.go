@@ -52,7 +52,12 @@ type lun struct {
 	maintainMu sync.Mutex
 
 	flushes flushGroup
-	handles handles
+	// flushing is held shared by flushes, and alone to wait for their end.
+	flushing sync.RWMutex
+	handles  handles
+
+	// scan: trims were forgotten, the head's segments are to be scanned.
+	scan atomic.Bool
 }
 
 func (l *lun) name() string {
@@ -65,8 +70,8 @@ func (l *lun) name() string {
 // fail stops the LUN from taking writes: data that it had not made durable is
 // lost. It stays so after a restart (invariant 10).
 func (l *lun) fail(cause error) error {
-	if errors.Is(cause, ErrClosed) {
-		return cause
+	if l.gone.Load() {
+		return &Error{Object: lunObject(l.name()), Class: ErrStale, Cause: cause}
 	}
 	e := &Error{Object: lunObject(l.name()), Class: ErrFailed, Detail: "takes no more writes, unsynced data is lost", Cause: cause}
 	if !l.failed.CompareAndSwap(nil, e) {
@@ -400,7 +405,9 @@ func (l *lun) unmap(block, count uint64) error {
 	m.set(first, n, zeroPlace(h.layer))
 	for _, r := range runs {
 		if h.owns(r.place) {
-			h.addTrim(trim{r.place.origin(), r.block, r.count})
+			if !h.addTrim(trim{r.place.origin(), r.block, r.count}) {
+				l.scan.Store(true)
+			}
 		}
 	}
 	l.pool.wantCheckpoint(l)

@@ -216,52 +216,60 @@ func (p *Pool) RenameLUN(ctx context.Context, name, newName string) (LUNInfo, er
 // connected or it has snapshots, ErrLocked if one of them is locked, unless
 // the options allow it; clones made from its snapshots stay.
 func (p *Pool) DeleteLUN(ctx context.Context, name string, o DeleteLUNOptions) error {
-	if err := p.begin(ctx); err != nil {
-		return err
-	}
-	defer p.opMu.Unlock()
-	r, err := p.cat.findLUN(name)
+	l, err := p.removeLUN(ctx, name, o)
 	if err != nil {
 		return err
 	}
-	snapshots := p.snapshotRecords(r.ID)
-	if len(snapshots) > 0 && !o.WithSnapshots {
-		return errorf(ErrInUse, lunObject(name), "has %d snapshots: delete them first, or with it", len(snapshots))
-	}
-	changes := []change{deleteLUN(r.ID)}
-	for _, s := range snapshots {
-		if err := p.deletable(r, s, o.Force); err != nil {
-			return err
-		}
-		changes = append(changes, deleteSnapshot(s.ID))
-	}
-	l := p.lunByID(r.ID)
-	if n := l.handles.count(); n > 0 && !o.Force {
-		return errorf(ErrInUse, lunObject(name), "%d clients are connected (%s)", n, l.handles.names())
-	}
-	if err := p.cat.commit(changes...); err != nil {
-		return err
-	}
-	for _, s := range snapshots {
-		p.snapshotHandles(s.ID).expire()
-	}
 	l.retire()
 	p.mu.Lock()
-	delete(p.luns, r.ID)
+	delete(p.luns, l.id)
 	p.mu.Unlock()
 	p.maintenance.wake()
 	return nil
 }
 
-// retire ends the LUN's I/O for good.
-func (l *lun) retire() {
-	l.gate.Lock()
-	l.gone.Store(true)
-	heads := append(slices.Clone(l.old), l.head)
-	l.old = nil
-	l.gate.Unlock()
+// removeLUN commits to the catalogue that a LUN is gone and ends its I/O.
+func (p *Pool) removeLUN(ctx context.Context, name string, o DeleteLUNOptions) (*lun, error) {
+	if err := p.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer p.opMu.Unlock()
+	r, err := p.cat.findLUN(name)
+	if err != nil {
+		return nil, err
+	}
+	snapshots := p.snapshotRecords(r.ID)
+	if len(snapshots) > 0 && !o.WithSnapshots {
+		return nil, errorf(ErrInUse, lunObject(name), "has %d snapshots: delete them first, or with it", len(snapshots))
+	}
+	changes := []change{deleteLUN(r.ID)}
+	for _, s := range snapshots {
+		if err := p.deletable(r, s, o.Force); err != nil {
+			return nil, err
+		}
+		changes = append(changes, deleteSnapshot(s.ID))
+	}
+	l := p.lunByID(r.ID)
+	if n := l.handles.count(); n > 0 && !o.Force {
+		return nil, errorf(ErrInUse, lunObject(name), "%d clients are connected (%s)", n, l.handles.names())
+	}
+	if err := p.cat.commit(changes...); err != nil {
+		return nil, err
+	}
+	for _, s := range snapshots {
+		p.snapshotHandles(s.ID).expire()
+	}
 	l.handles.expire()
-	for _, h := range heads {
+	return l, nil
+}
+
+// retire ends what is under way in a LUN that was deleted and drops its open
+// layers.
+func (l *lun) retire() {
+	h, old := l.stop()
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	for _, h := range append(old, h) {
 		h.drop(l.pool.segments)
 		if err := h.journal.close(); err != nil {
 			l.pool.log.Warn("journal of a deleted LUN", "layer", h.layer, "error", err)

@@ -185,7 +185,7 @@ func (p *Pool) maintain(ctx context.Context, trims bool) error {
 	if trims {
 		for _, l := range take(&t.mu, &t.checkpoint) {
 			_, err := l.checkpointHead()
-			errs = append(errs, err)
+			errs = append(errs, err, l.scanForgotten())
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -244,6 +244,21 @@ func (l *lun) checkpointHead() (*extentMap, error) {
 	return l.checkpoint(l.currentHead(), nil)
 }
 
+// scanForgotten asks for a scan of the head's segments if more blocks were
+// unmapped than could be kept in mind.
+func (l *lun) scanForgotten() error {
+	if !l.scan.Swap(false) {
+		return nil
+	}
+	l.pool.opMu.Lock()
+	defer l.pool.opMu.Unlock()
+	r := l.pool.cat.lun(l.id)
+	if r == nil {
+		return nil
+	}
+	return l.pool.cat.commit(l.pool.reclaimsOf(l.pool.cat.layer(r.Head))...)
+}
+
 // seal writes the final presence map of a layer that was swapped out.
 func (l *lun) seal(h *head) error {
 	p := l.pool
@@ -257,7 +272,7 @@ func (l *lun) seal(h *head) error {
 		return err
 	}
 	r := p.cat.layer(h.layer)
-	if r == nil || r.Sealed {
+	if l.gone.Load() || r == nil {
 		return nil // the LUN was deleted meanwhile
 	}
 	header := presenceHeader{layer: h.layer, blocks: r.Blocks, sealed: true}

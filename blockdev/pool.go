@@ -308,10 +308,7 @@ func (p *Pool) Close() error {
 
 // close ends all I/O of the LUN and writes a last checkpoint.
 func (l *lun) close() error {
-	l.gate.Lock()
-	l.gone.Store(true)
-	h, old := l.head, l.old
-	l.gate.Unlock()
+	h, old := l.stop()
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
 	var errs []error
@@ -330,6 +327,18 @@ func (l *lun) close() error {
 		errs = append(errs, o.journal.close())
 	}
 	return errors.Join(errs...)
+}
+
+// stop ends all writes and flushes for good and returns the open layers.
+func (l *lun) stop() (h *head, old []*head) {
+	l.gate.Lock()
+	l.gone.Store(true)
+	h, old = l.head, l.old
+	l.old = nil
+	l.gate.Unlock()
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	return h, old
 }
 
 func (p *Pool) closeFiles() error {

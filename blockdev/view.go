@@ -34,7 +34,9 @@ func (p *Pool) acquireView(layer uint32) (*extentMap, error) {
 func (p *Pool) releaseView(layer uint32) {
 	p.viewMu.Lock()
 	defer p.viewMu.Unlock()
-	p.views[layer].refs--
+	if v := p.views[layer]; v != nil { // gone with its layer, if that was deleted
+		v.refs--
+	}
 	p.dropViews()
 }
 
