@@ -145,11 +145,12 @@ func memory() string {
 
 // filesystem names the type of the filesystem that dir lies on.
 func filesystem(dir string) string {
-	out, err := exec.Command("stat", "-f", "-c", "%T", dir).Output()
-	if err != nil {
+	out, err := exec.Command("df", "--output=fstype", dir).Output()
+	lines := strings.Fields(string(out))
+	if err != nil || len(lines) < 2 {
 		return "unknown filesystem"
 	}
-	return strings.TrimSpace(string(out))
+	return lines[len(lines)-1]
 }
 
 // version is the first line of what a program says of itself.
