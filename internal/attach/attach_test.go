@@ -1,0 +1,552 @@
+package attach_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/rowan-storage/rowan/internal/attach"
+	"github.com/rowan-storage/rowan/internal/background"
+)
+
+// childVariable makes the test binary play a holder; it holds a childSpec.
+const childVariable = "ATTACH_TEST_CHILD"
+
+type childSpec struct{ Dir, ID, Export, File string }
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childVariable); text != "" {
+		os.Exit(child(text))
+	}
+	os.Exit(m.Run())
+}
+
+// child holds a device on a file of the disk.
+func child(text string) int {
+	var spec childSpec
+	if err := json.Unmarshal([]byte(text), &spec); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	n, err := background.FromEnviron(os.Getenv)
+	if err != nil || n == nil {
+		fmt.Fprintln(os.Stderr, "no notifier:", err)
+		return 2
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	detach := make(chan struct{})
+	go func() {
+		for range signals {
+			detach <- struct{}{}
+		}
+	}()
+	err = attach.Hold(context.Background(), attach.HoldOptions{
+		Dir: spec.Dir, ID: spec.ID, Export: spec.Export, Backend: fileBackend{spec.File},
+		Ready:  func(r attach.Record) error { return n.Ready(r) },
+		Detach: detach, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		// Only the first word counts; the caller has gone on since otherwise.
+		_ = n.Fail(err.Error(), 1)
+		return 1
+	}
+	return 0
+}
+
+// fileBackend serves a file of the disk. Removing FILE.up breaks the
+// connection; a flush is noted in FILE.flushed.
+type fileBackend struct{ file string }
+
+func (b fileBackend) Connect(context.Context, string) (attach.Connection, error) {
+	c := &fileConnection{file: b.file, lost: make(chan struct{}), closed: make(chan struct{})}
+	go c.watch()
+	return c, nil
+}
+
+func (fileBackend) Kernel(context.Context, string, bool) (attach.KernelDevice, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func (b fileBackend) ServeFile(dir string, _ attach.Connection, _ bool) (attach.FileServer, error) {
+	return fileServer(b), os.WriteFile(b.file+".served", []byte(dir), 0o600)
+}
+
+type fileServer struct{ file string }
+
+func (s fileServer) Path() string { return s.file }
+func (s fileServer) Close() error { return nil }
+
+type fileConnection struct {
+	file         string
+	lost, closed chan struct{}
+}
+
+func (c *fileConnection) watch() {
+	for {
+		if _, err := os.Stat(c.file + ".up"); err != nil {
+			close(c.lost)
+			return
+		}
+		select {
+		case <-c.closed:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (c *fileConnection) Lost() <-chan struct{} { return c.lost }
+
+func (c *fileConnection) Flush(context.Context) error {
+	return os.WriteFile(c.file+".flushed", nil, 0o600)
+}
+
+func (c *fileConnection) Close() error {
+	close(c.closed)
+	return nil
+}
+
+// fixture is a manager whose holders serve one file.
+type fixture struct {
+	*attach.Manager
+	t    *testing.T
+	base string
+	file string
+
+	holders []int // that are children of this process
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	needLoop(t)
+	dir := t.TempDir()
+	f := &fixture{t: t, base: filepath.Join(dir, "base"), file: filepath.Join(dir, "content")}
+	f.write("", 8<<20)
+	f.write(".up", 0)
+	f.Manager = &attach.Manager{Dir: attach.DirOf(f.base, "/run/x/api.sock"), Start: f.start}
+	t.Cleanup(f.cleanup)
+	return f
+}
+
+func (f *fixture) write(suffix string, size int64) {
+	f.t.Helper()
+	if err := os.WriteFile(f.file+suffix, nil, 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.Truncate(f.file+suffix, size); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) start(ctx context.Context, id, export string, log *os.File) (attach.Record, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return attach.Record{}, err
+	}
+	spec, err := json.Marshal(childSpec{f.Dir, id, export, f.file})
+	if err != nil {
+		return attach.Record{}, err
+	}
+	var r attach.Record
+	err = background.Start(ctx, background.Command{
+		Path: exe, Env: append(os.Environ(), childVariable+"="+string(spec)), Log: log,
+	}, &r)
+	return r, err
+}
+
+// cleanup detaches what is left and checks that nothing is.
+func (f *fixture) cleanup() {
+	records, err := f.List()
+	if err != nil {
+		f.t.Error(err)
+	}
+	for _, r := range records {
+		if _, err := f.Detach(context.Background(), r.Device); err != nil {
+			f.t.Error(err)
+		}
+	}
+	f.expectNothingLeft()
+	for _, pid := range f.holders {
+		reap(pid)
+	}
+}
+
+func (f *fixture) expectNothingLeft() {
+	f.t.Helper()
+	if _, err := os.Lstat(f.base); !os.IsNotExist(err) {
+		left, _ := filepath.Glob(filepath.Join(f.base, "*", "*"))
+		f.t.Errorf("left behind: %v (%v)", left, err)
+	}
+	out, err := exec.Command("losetup", "-j", f.file).Output()
+	if err != nil || len(out) > 0 {
+		f.t.Errorf("loop devices are left: %s (%v)", out, err)
+	}
+}
+
+func (f *fixture) attach(export string) attach.Record {
+	f.t.Helper()
+	r, err := f.Attach(context.Background(), export)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.holders = append(f.holders, r.PID)
+	return r
+}
+
+// reap waits for a holder that was our child.
+func reap(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+func needLoop(t *testing.T) {
+	t.Helper()
+	missing := ""
+	if os.Geteuid() != 0 {
+		missing = "root, to make loop devices"
+	} else if _, err := os.Stat("/dev/loop-control"); err != nil {
+		missing = err.Error()
+	}
+	for _, program := range []string{"losetup", "mkfs.ext4", "mount", "umount"} {
+		if _, err := exec.LookPath(program); err != nil {
+			missing = program
+		}
+	}
+	if missing == "" {
+		return
+	}
+	if os.Getenv("ROWAN_CI") != "" {
+		t.Fatal("missing: " + missing)
+	}
+	t.Skip("missing: " + missing)
+}
+
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestAttachAndDetach(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	if r.Export != "web" || r.Method != attach.MethodLoop || r.ReadOnly || r.PID == os.Getpid() {
+		t.Errorf("record is %+v", r)
+	}
+	if got := run(t, "blockdev", "--getsize64", "--getss", "--getro", r.Device); got != "8388608\n512\n0" {
+		t.Errorf("size, sector size and read-only are %q", got)
+	}
+	if got := run(t, "losetup", "--noheadings", "-O", "DIO", r.Device); got != "1" {
+		t.Errorf("direct I/O is %q", got)
+	}
+	run(t, "mkfs.ext4", "-q", r.Device)
+	list, err := f.List()
+	if err != nil || len(list) != 1 || list[0].Device != r.Device || len(list[0].Users) != 0 {
+		t.Errorf("list is %+v (%v)", list, err)
+	}
+	done, err := f.Detach(context.Background(), "web")
+	if err != nil || len(done) != 1 || done[0].Device != r.Device {
+		t.Errorf("detached %+v (%v)", done, err)
+	}
+	if _, err := os.Stat(f.file + ".flushed"); err != nil {
+		t.Errorf("what was written was not flushed: %v", err)
+	}
+	content, err := os.ReadFile(f.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The magic number of an ext4 superblock.
+	if content[1024+56] != 0x53 || content[1024+57] != 0xef {
+		t.Error("what mkfs wrote is not in the content")
+	}
+	f.expectNothingLeft()
+	if _, err := f.Detach(context.Background(), "web"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("detached twice: %v", err)
+	}
+}
+
+func TestLUNIsAttachedOnce(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	_, err := f.Attach(context.Background(), "web")
+	var attached *attach.AttachedError
+	if !errors.As(err, &attached) || attached.Record.Device != r.Device || !errors.Is(err, unix.EBUSY) {
+		t.Errorf("attached twice: %v", err)
+	}
+	// Another appliance's LUN of this name is another LUN.
+	other := &attach.Manager{Dir: attach.DirOf(f.base, "/run/y/api.sock"), Start: f.Start}
+	if _, err := other.Find("web"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("the LUN of another appliance is found: %v", err)
+	}
+}
+
+func TestSnapshotIsReadOnlyAndAttachedManyTimes(t *testing.T) {
+	f := newFixture(t)
+	a, b := f.attach("web@mon"), f.attach("web@mon")
+	if a.Device == b.Device || !a.ReadOnly || !b.ReadOnly {
+		t.Errorf("devices are %+v and %+v", a, b)
+	}
+	if got := run(t, "blockdev", "--getro", a.Device); got != "1" {
+		t.Errorf("read-only is %s", got)
+	}
+	if done, err := f.Detach(context.Background(), a.Device); err != nil || len(done) != 1 {
+		t.Errorf("detached %v (%v)", done, err)
+	}
+	if done, err := f.Detach(context.Background(), "web@mon"); err != nil || len(done) != 1 || done[0].Device != b.Device {
+		t.Errorf("detached %v (%v), want %s", done, err, b.Device)
+	}
+}
+
+func TestMountedDeviceIsNotDetached(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	run(t, "mkfs.ext4", "-q", r.Device)
+	dir := filepath.Join(t.TempDir(), "a mount")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mount", r.Device, dir)
+	_, err := f.Detach(context.Background(), "web")
+	var inUse *attach.InUseError
+	if !errors.As(err, &inUse) || !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "mounted on "+dir) {
+		t.Errorf("got %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "still"), []byte("there"), 0o600); err != nil {
+		t.Error(err)
+	}
+	run(t, "umount", dir)
+	if _, err := f.Detach(context.Background(), "web"); err != nil {
+		t.Errorf("after it was unmounted: %v", err)
+	}
+}
+
+// TestHolderRefuses goes past the look that Detach takes first.
+func TestHolderRefuses(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	fd, err := unix.Open(r.Device, unix.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// This process does not count as a user, the kernel's claim does.
+	_, err = f.Detach(context.Background(), "web")
+	var refused *attach.RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(err.Error(), r.Device) {
+		t.Errorf("got %v", err)
+	}
+	unix.Close(fd)
+	if _, err := f.Detach(context.Background(), "web"); err != nil {
+		t.Errorf("after it was closed: %v", err)
+	}
+}
+
+func TestProcessThatHasItOpen(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	reader := exec.Command("sh", "-c", "exec 3<"+r.Device+"; echo; read line")
+	in, err := reader.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := reader.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Detach(context.Background(), "web")
+	if want := fmt.Sprintf("open in process %d (sh)", reader.Process.Pid); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q in it", err, want)
+	}
+	in.Close()
+	_ = reader.Wait() // read ends without a line
+}
+
+func TestKilledHolderIsCleanedUp(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	kill(t, r.PID)
+	if list, err := f.List(); err != nil || len(list) != 0 {
+		t.Errorf("list is %+v (%v)", list, err)
+	}
+	if _, err := f.Detach(context.Background(), "web"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("detach: %v", err)
+	}
+	f.expectNothingLeft()
+
+	r = f.attach("web")
+	kill(t, r.PID)
+	again := f.attach("web")
+	if out := run(t, "losetup", "-j", f.file); strings.Count(out, "\n") != 0 || !strings.HasPrefix(out, again.Device+":") {
+		t.Errorf("loop devices: %s, want %s", out, again.Device)
+	}
+}
+
+// TestKilledHolderUnderAMount keeps the device until it is unmounted.
+func TestKilledHolderUnderAMount(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	run(t, "mkfs.ext4", "-q", r.Device)
+	dir := t.TempDir()
+	run(t, "mount", r.Device, dir)
+	kill(t, r.PID)
+	if _, err := f.Detach(context.Background(), "web"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("detach: %v", err)
+	}
+	run(t, "umount", dir)
+	f.expectNothingLeft()
+}
+
+// TestReusedLoopDeviceIsLeftAlone has the device of a killed holder go to
+// somebody else.
+func TestReusedLoopDeviceIsLeftAlone(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	kill(t, r.PID)
+	run(t, "losetup", "-d", r.Device)
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "losetup", r.Device, other)
+	defer run(t, "losetup", "-d", r.Device)
+	if _, err := f.Detach(context.Background(), "web"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("detach: %v", err)
+	}
+	if out := run(t, "losetup", "-j", other); !strings.HasPrefix(out, r.Device+":") {
+		t.Errorf("the loop device of somebody else was taken away: %q", out)
+	}
+}
+
+func TestLostDaemon(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	if err := os.Remove(f.file + ".up"); err != nil {
+		t.Fatal(err)
+	}
+	reap(r.PID)
+	out, err := exec.Command("losetup", "-j", f.file).Output()
+	if err != nil || len(out) > 0 {
+		t.Errorf("the loop device is left: %s (%v)", out, err)
+	}
+	if list, err := f.List(); err != nil || len(list) != 0 {
+		t.Errorf("list is %+v (%v)", list, err)
+	}
+	if _, err := f.Detach(context.Background(), "web"); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("detach: %v", err)
+	}
+}
+
+func TestFailureToStartLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	if err := os.Remove(f.file); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Attach(context.Background(), "web"); err == nil || !strings.Contains(err.Error(), "content") {
+		t.Errorf("got %v", err)
+	}
+	f.expectNothingLeft()
+	f.write("", 1<<20)
+}
+
+func TestForeignDirectoryIsRefused(t *testing.T) {
+	f := newFixture(t)
+	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(f.Dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Attach(context.Background(), "web"); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Remove(f.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(t.TempDir(), f.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Attach(context.Background(), "web"); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("a symbolic link: %v", err)
+	}
+	if err := os.RemoveAll(f.base); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTwoAtOnce(t *testing.T) {
+	f := newFixture(t)
+	type outcome struct {
+		r   attach.Record
+		err error
+	}
+	results := make(chan outcome, 2)
+	for range 2 {
+		go func() {
+			r, err := f.Attach(context.Background(), "web")
+			results <- outcome{r, err}
+		}()
+	}
+	won, refused := 0, 0
+	for range 2 {
+		o := <-results
+		if o.err == nil {
+			won++
+			f.holders = append(f.holders, o.r.PID)
+		} else if errors.As(o.err, new(*attach.AttachedError)) {
+			refused++
+		} else {
+			t.Error(o.err)
+		}
+	}
+	if won != 1 || refused != 1 {
+		t.Errorf("%d attached it and %d were refused, want 1 and 1", won, refused)
+	}
+}
+
+func TestDirOf(t *testing.T) {
+	dirs := map[string]string{}
+	long := "/" + strings.Repeat("x", 100)
+	for _, socket := range []string{"/run/rowan/api.sock", "/run/rowan-api.sock", "/run-rowan-api.sock", long + "/a", long + "/b", "/"} {
+		d := attach.DirOf("/b", socket)
+		if filepath.Dir(d) != "/b" || len(filepath.Base(d)) > 80 {
+			t.Errorf("%s: %s", socket, d)
+		}
+		if other, ok := dirs[d]; ok {
+			t.Errorf("%s and %s share %s", socket, other, d)
+		}
+		dirs[d] = socket
+	}
+}
+
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	reap(pid)
+}
