@@ -56,6 +56,13 @@ func (d *memDevice) Size() int64 {
 	return int64(len(d.data))
 }
 
+// bytes copies a range.
+func (d *memDevice) bytes(off, n int) []byte {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return slices.Clone(d.data[off : off+n])
+}
+
 func (d *memDevice) grow(size int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
