@@ -253,3 +253,12 @@ func (r *Root) Volatile(ino tree.Ino) bool {
 	}
 	return false
 }
+
+// Lazy tells whether describing the files in a directory can take work that
+// listing it does not: in a snapshot it opens filesystems.
+func (r *Root) Lazy(dir tree.Ino) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.nodes[dir].(*snapshotDir)
+	return ok
+}

@@ -1,0 +1,171 @@
+package fusemount
+
+import (
+	"context"
+	"errors"
+	"io"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/rowan-storage/rowan/snapfs"
+	"github.com/rowan-storage/rowan/snapfs/tree"
+)
+
+func (b *browser) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		return fuse.EROFS
+	}
+	f, err := b.root.Open(b.ctx, tree.Ino(in.NodeId))
+	if err != nil {
+		return status(err)
+	}
+	out.Fh = b.keep(f)
+	// Also what may change: another content has another number.
+	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
+	return fuse.OK
+}
+
+func (b *browser) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	f, ok := handleOf[*snapfs.File](b, in.Fh)
+	if !ok {
+		return nil, fuse.EBADF
+	}
+	n, err := f.ReadAt(buf[:min(len(buf), int(in.Size))], int64(in.Offset))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, status(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+func (b *browser) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	f, ok := handleOf[*snapfs.File](b, in.Fh)
+	if !ok {
+		return fuse.EBADF
+	}
+	return seek(b.ctx, f.Extents, f.Size(), in, out)
+}
+
+// seek finds data or a hole (lseek(2), "Seeking file data and holes").
+func seek(ctx context.Context, extents extentFunc, sizeBytes int64, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return fuse.EINVAL
+	}
+	off := int64(in.Offset)
+	if off < 0 || off >= sizeBytes {
+		return fuse.Status(syscall.ENXIO)
+	}
+	wanted := in.Whence == unix.SEEK_DATA
+	at, found := off, false
+	err := extents(ctx, off, sizeBytes-off, func(n int64, data bool) bool {
+		if found = data == wanted; found {
+			return false
+		}
+		at += n
+		return true
+	})
+	switch {
+	case err != nil:
+		return status(err)
+	case found:
+		out.Offset = uint64(at)
+	case wanted:
+		return fuse.Status(syscall.ENXIO)
+	default:
+		out.Offset = uint64(sizeBytes) // there is a hole at the end of every file
+	}
+	return fuse.OK
+}
+
+// extentFunc tells where there is data, as snapfs.Extenter does.
+type extentFunc func(ctx context.Context, off, n int64, yield func(lengthBytes int64, data bool) bool) error
+
+func (b *browser) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if f, ok := b.drop(in.Fh).(*snapfs.File); ok {
+		_ = f.Close() // always nil
+	}
+}
+
+// openDir is an open directory: its listing when it was opened, so that a
+// place in it stays that place.
+type openDir struct {
+	entries []tree.DirEntry
+	err     error // told at the end of the listing
+	lazy    bool  // entries are described only when asked for
+}
+
+func (b *browser) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	dir := tree.Ino(in.NodeId)
+	entries, err := b.root.ReadDir(b.ctx, dir)
+	if err != nil && len(entries) == 0 {
+		return status(err)
+	}
+	all := append(make([]tree.DirEntry, 0, len(entries)+2),
+		tree.DirEntry{Name: ".", Ino: dir, Type: tree.Directory},
+		tree.DirEntry{Name: "..", Ino: fuse.FUSE_UNKNOWN_INO, Type: tree.Directory})
+	out.Fh = b.keep(&openDir{entries: append(all, entries...), err: err, lazy: b.root.Lazy(dir)})
+	if !b.root.Volatile(dir) {
+		out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
+	}
+	return fuse.OK
+}
+
+// from is the part of the listing that begins at a place: the number of entries
+// before it.
+func (d *openDir) from(place uint64) []tree.DirEntry {
+	return d.entries[min(place, uint64(len(d.entries))):]
+}
+
+// end is what the reader of a listing is told at its end: that part of the
+// directory is damaged, after everything that could be read.
+func (d *openDir) end(rest []tree.DirEntry) fuse.Status {
+	if len(rest) == 0 {
+		return status(d.err)
+	}
+	return fuse.OK
+}
+
+func dirEntry(e tree.DirEntry, place uint64) fuse.DirEntry {
+	return fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: typeBits(e.Type), Off: place}
+}
+
+func (b *browser) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	d, ok := handleOf[*openDir](b, in.Fh)
+	if !ok {
+		return fuse.EBADF
+	}
+	rest := d.from(in.Offset)
+	for i, e := range rest {
+		if !out.AddDirEntry(dirEntry(e, in.Offset+uint64(i)+1)) {
+			break
+		}
+	}
+	return d.end(rest)
+}
+
+// ReadDirPlus lists a directory with the attributes of its files. Where those
+// cannot be had, or would open filesystems, the kernel asks when it needs them.
+func (b *browser) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	d, ok := handleOf[*openDir](b, in.Fh)
+	if !ok {
+		return fuse.EBADF
+	}
+	rest := d.from(in.Offset)
+	for i, e := range rest {
+		entry := out.AddDirLookupEntry(dirEntry(e, in.Offset+uint64(i)+1))
+		if entry == nil {
+			break
+		}
+		if d.lazy || e.Name == "." || e.Name == ".." {
+			continue
+		}
+		if attr, err := b.root.Stat(b.ctx, e.Ino); err == nil {
+			b.setEntry(entry, attr)
+			out.FixMode(entry.Mode)
+		}
+	}
+	return d.end(rest)
+}
+
+func (b *browser) ReleaseDir(in *fuse.ReleaseIn) { b.drop(in.Fh) }
