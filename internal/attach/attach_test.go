@@ -453,6 +453,7 @@ func TestLostDaemon(t *testing.T) {
 	if err != nil || len(out) > 0 {
 		t.Errorf("the loop device is left: %s (%v)", out, err)
 	}
+	f.expectNothingLeft()
 	if list, err := f.List(); err != nil || len(list) != 0 {
 		t.Errorf("list is %+v (%v)", list, err)
 	}

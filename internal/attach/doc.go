@@ -32,7 +32,7 @@
 // # Failures
 //
 // When the connection to the daemon is lost, the device answers with I/O errors
-// and goes away as soon as nobody uses it any more; the holder ends. What a
-// killed holder leaves (a loop device, a mount, files) is removed by the next
+// and goes away as soon as nobody uses it any more; the holder ends and removes
+// its files. What a killed holder leaves (a loop device, a mount, files) is removed by the next
 // attach or detach of any export of the appliance.
 package attach

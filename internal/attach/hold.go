@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,19 +86,23 @@ type device interface {
 // only happens while nobody uses it; or until the daemon is gone or ctx ends,
 // which takes it away from its users.
 func Hold(ctx context.Context, o HoldOptions) error {
-	f := filesOf(o.Dir, o.ID)
-	lock, err := lockfile.Try(f.lock)
+	lock, err := lockfile.Try(filesOf(o.Dir, o.ID).lock)
 	if errors.Is(err, lockfile.ErrHeld) {
 		return fmt.Errorf("attach: %s is attached already: %w", o.Export, unix.EBUSY)
 	}
 	if err != nil {
 		return err
 	}
-	defer lock.Release()
+	err = holdLocked(ctx, o)
+	return errors.Join(err, lock.Release(), leave(o.Dir, o.ID))
+}
+
+func holdLocked(ctx context.Context, o HoldOptions) error {
 	d, err := open(ctx, o)
 	if err != nil {
 		return err
 	}
+	f := filesOf(o.Dir, o.ID)
 	r := d.record()
 	r.id, r.Export, r.PID, r.Attached, r.Log = o.ID, o.Export, os.Getpid(), time.Now().UTC(), f.log
 	err = writeRecord(o.Dir, r)
@@ -111,6 +116,20 @@ func Hold(ctx context.Context, o HoldOptions) error {
 	o.Log.Info("attached", "export", r.Export, "device", r.Device, "method", r.Method)
 	err = hold(ctx, o, d, r)
 	return errors.Join(err, removeFile(f.record))
+}
+
+// leave removes the files of an attachment that has ended by itself. If
+// somebody is attaching or detaching, they do it.
+func leave(dir, id string) error {
+	l, err := lockfile.Try(filepath.Join(dir, "lock"))
+	if errors.Is(err, lockfile.ErrHeld) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer removeDir(dir)
+	return errors.Join(clean(dir, id), l.Release())
 }
 
 // hold serves until the device is gone.

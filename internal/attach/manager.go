@@ -92,7 +92,7 @@ func (m *Manager) Attach(ctx context.Context, export string) (Record, error) {
 	defer log.Close()
 	r, err := m.Start(ctx, id, export, log)
 	if err != nil {
-		return Record{}, errors.Join(err, m.clean(id))
+		return Record{}, errors.Join(err, clean(m.Dir, id))
 	}
 	r.id = id
 	return r, nil
@@ -197,7 +197,7 @@ func (m *Manager) detach(ctx context.Context, r Record) error {
 	pidfd, err := unix.PidfdOpen(r.PID, 0)
 	// The lock tells that the process with this number still is the holder.
 	if err != nil || !alive(m.Dir, r.id) {
-		return errors.Join(closeFD(pidfd, err), m.clean(r.id))
+		return errors.Join(closeFD(pidfd, err), clean(m.Dir, r.id))
 	}
 	defer unix.Close(pidfd)
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -213,7 +213,7 @@ func (m *Manager) detach(ctx context.Context, r Record) error {
 			return fmt.Errorf("attach: waiting for %s to be detached: %w", r.Device, ctx.Err())
 		}
 	}
-	return m.clean(r.id)
+	return clean(m.Dir, r.id)
 }
 
 func closeFD(fd int, err error) error {
@@ -263,7 +263,7 @@ func (m *Manager) sweep() error {
 	var errs []error
 	for _, id := range all {
 		if !alive(m.Dir, id) {
-			errs = append(errs, m.clean(id))
+			errs = append(errs, clean(m.Dir, id))
 		}
 	}
 	return errors.Join(errs...)
@@ -271,9 +271,9 @@ func (m *Manager) sweep() error {
 
 // clean removes what a holder that is gone has left. A loop device that is
 // still mounted goes with its last user.
-func (m *Manager) clean(id string) error {
-	f := filesOf(m.Dir, id)
-	if r, err := readRecord(m.Dir, id); err == nil && r.Method == MethodLoop && isDeviceOf(r) {
+func clean(dir, id string) error {
+	f := filesOf(dir, id)
+	if r, err := readRecord(dir, id); err == nil && r.Method == MethodLoop && isDeviceOf(r) {
 		// It may be gone by now; if not, it goes when nobody uses it any more.
 		_ = clearLoop(r.Device)
 	}

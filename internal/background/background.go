@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"syscall"
 
@@ -45,9 +44,6 @@ type Command struct {
 	Env  []string
 	// Log takes its standard output and error; nil for nowhere.
 	Log *os.File
-	// IOFlusher marks it as one that block I/O depends on, if permitted: the
-	// kernel then never has its allocations wait for that I/O.
-	IOFlusher bool
 }
 
 // Start starts the process and waits until it is ready. What it said is decoded
@@ -66,7 +62,7 @@ func Start(ctx context.Context, c Command, value any) error {
 	if c.Log != nil {
 		cmd.Stdout, cmd.Stderr = c.Log, c.Log
 	}
-	err = startProcess(cmd, c.IOFlusher)
+	err = cmd.Start()
 	w.Close()
 	if err != nil {
 		return fmt.Errorf("background: %w", err)
@@ -99,21 +95,6 @@ func Start(ctx context.Context, c Command, value any) error {
 	}
 	// From here on it belongs to init once this process ends.
 	return cmd.Process.Release()
-}
-
-// startProcess starts cmd, from a thread marked as an I/O flusher if asked for,
-// since the mark is inherited.
-func startProcess(cmd *exec.Cmd, flusher bool) error {
-	if !flusher {
-		return cmd.Start()
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	// It needs CAP_SYS_RESOURCE. Without it the process runs all the same.
-	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err == nil {
-		defer unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0)
-	}
-	return cmd.Start()
 }
 
 // Notifier is the new process's end of the pipe.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,7 +31,6 @@ func TestMain(m *testing.M) {
 type facts struct {
 	PID, SID int
 	Dir      string
-	Flusher  bool
 }
 
 func child(role string) int {
@@ -45,9 +43,8 @@ func child(role string) int {
 	case "ready":
 		sid, _ := unix.Getsid(0)
 		dir, _ := os.Getwd()
-		flusher, _ := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0)
 		fmt.Fprintln(os.Stderr, "a line for the log")
-		if err := n.Ready(facts{os.Getpid(), sid, dir, flusher == 1}); err != nil {
+		if err := n.Ready(facts{os.Getpid(), sid, dir}); err != nil {
 			return 1
 		}
 		time.Sleep(time.Minute)
@@ -72,7 +69,7 @@ func command(t *testing.T, role string) background.Command {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return background.Command{Path: exe, Env: append(os.Environ(), roleVariable+"="+role), IOFlusher: true}
+	return background.Command{Path: exe, Env: append(os.Environ(), roleVariable+"="+role)}
 }
 
 func TestReady(t *testing.T) {
@@ -99,26 +96,10 @@ func TestReady(t *testing.T) {
 	if f.PID == os.Getpid() || f.SID != f.PID || f.Dir != "/" {
 		t.Errorf("it runs as %+v, want a session of its own in /", f)
 	}
-	if want := mayFlush(); f.Flusher != want {
-		t.Errorf("marked as an I/O flusher: %v, want %v", f.Flusher, want)
-	}
-	if own, err := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0); err == nil && own == 1 {
-		t.Error("the caller is left marked as an I/O flusher")
-	}
 	text, err := os.ReadFile(log.Name())
 	if err != nil || string(text) != "a line for the log\n" {
 		t.Errorf("the log holds %q (%v)", text, err)
 	}
-}
-
-// mayFlush tells whether this process may mark one as an I/O flusher.
-func mayFlush() bool {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) != nil {
-		return false
-	}
-	return unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0) == nil
 }
 
 func TestFail(t *testing.T) {
