@@ -14,9 +14,10 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// retryAge is how old a connection must be for a failed read to be tried once
-// more on a new one: one that has only just been made would fail again.
-const retryAge = time.Second
+// retryEvery is how often a failed read is tried once more, on a new
+// connection: enough to survive a daemon that was restarted, not so often that
+// a disk that cannot be read keeps everybody busy.
+const retryEvery = time.Second
 
 // image is the image of one snapshot: opened when it is first read, closed when
 // it has been idle, opened anew after a failure. It stays usable throughout, so
@@ -33,14 +34,14 @@ type image struct {
 	current *connection // nil while closed
 	pins    int         // open files that keep the image open
 	lastUse time.Time
-	retired bool // the snapshot is gone: close as soon as possible
+	retried time.Time // when a failed read was last tried again
+	retired bool      // the snapshot is gone: close as soon as possible
 	closed  bool
 }
 
 // connection is an opened Image. Its fields are guarded by image.mu.
 type connection struct {
 	Image
-	opened time.Time
 	users  int
 	doomed bool // to be closed by the last user
 }
@@ -69,19 +70,33 @@ func (im *image) readFull(p []byte, off int64) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		n, err := c.ReadAt(p, off)
+		n, err := im.readOnce(c, p, off)
 		if n == len(p) {
-			im.release(c, true)
 			return n, nil
 		}
-		im.release(c, false)
 		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		if attempt > 0 || time.Since(c.opened) < retryAge || errors.Is(err, syscall.ESTALE) {
+		if attempt > 0 || errors.Is(err, syscall.ESTALE) || !im.mayRetry() {
 			return 0, im.failure(err)
 		}
 	}
+}
+
+// readOnce reads p over a connection and gives that back.
+func (im *image) readOnce(c *connection, p []byte, off int64) (n int, err error) {
+	defer func() { im.release(c, n == len(p)) }()
+	return c.ReadAt(p, off)
+}
+
+func (im *image) mayRetry() bool {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if time.Since(im.retried) < retryEvery {
+		return false
+	}
+	im.retried = time.Now()
+	return true
 }
 
 // Extents tells where the image holds data; all of it if the source does not
@@ -170,7 +185,7 @@ func (im *image) connect(ctx context.Context) error {
 	if im.closed {
 		return errors.Join(im.errorf(ErrClosed, nil), opened.Close())
 	}
-	im.current = &connection{Image: opened, opened: time.Now()}
+	im.current = &connection{Image: opened}
 	im.lastUse = time.Now()
 	return nil
 }

@@ -422,6 +422,36 @@ func TestSourceGoesAway(t *testing.T) {
 	expectContent(t, r, "/web/a/fs/dir/other", "x")
 }
 
+// TestSourceRestarts: a connection that breaks is made anew without anyone
+// noticing, but not again and again.
+func TestSourceRestarts(t *testing.T) {
+	ctx := context.Background()
+	src := imagetest.NewSource(t)
+	src.Add(t, "web", "a", extImage(t, map[string]string{"file": "content"}))
+	r := newRoot(t, src)
+	expectContent(t, r, "/web/a/fs/file", "content")
+	ino, err := r.Walk(ctx, snapfs.RootIno, "web/a/disk.raw", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := r.Open(ctx, ino)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := make([]byte, 10)
+	src.Break(syscall.ECONNRESET)
+	if _, err := f.ReadAt(p, 0); err != nil {
+		t.Errorf("read over a connection that broke: %v", err)
+	}
+	src.Break(syscall.ECONNRESET)
+	_, err = f.ReadAt(p, 0)
+	expectErr(t, "read over a connection that broke at once", err, snapfs.ErrUnreachable)
+	if _, err := f.ReadAt(p, 0); err != nil {
+		t.Errorf("the next read: %v", err)
+	}
+}
+
 // TestAwayIsNotDamaged: what cannot be read now is not remembered as damaged,
 // at whichever read the source goes away.
 func TestAwayIsNotDamaged(t *testing.T) {

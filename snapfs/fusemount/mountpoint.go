@@ -15,13 +15,16 @@ import (
 // maxDeadMounts bounds how many dead mounts on one directory are taken away.
 const maxDeadMounts = 16
 
+// maxLinks bounds the symbolic links on the way to a mount point.
+const maxLinks = 40
+
 // mountPoint checks that a directory can be mounted on, takes away what an
 // earlier process has left dead on it, and returns its path without symbolic
 // links.
-func mountPoint(dir string) (string, error) {
-	dir, err := realPath(dir)
+func mountPoint(given string) (string, error) {
+	dir, err := realPath(given)
 	if err != nil {
-		return "", fmt.Errorf("fusemount: mount point: %w", err)
+		return "", fmt.Errorf("fusemount: mount point %s: %w", given, err)
 	}
 	for range maxDeadMounts {
 		info, err := os.Stat(dir)
@@ -66,15 +69,25 @@ func removeDead(dir string) error {
 // is not looked into: it may be a dead mount.
 func realPath(dir string) (string, error) {
 	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
+	for range maxLinks {
+		if err != nil {
+			return "", err
+		}
+		var parent string
+		if parent, err = filepath.EvalSymlinks(filepath.Dir(dir)); err != nil {
+			return "", err
+		}
+		dir = filepath.Join(parent, filepath.Base(dir))
+		target, linkErr := os.Readlink(dir)
+		if linkErr != nil {
+			return dir, nil // it is no link, or is found missing when it is used
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(parent, target)
+		}
+		dir = filepath.Clean(target)
 	}
-	real, err := filepath.EvalSymlinks(dir)
-	if err == nil || !errors.Is(err, syscall.ENOTCONN) {
-		return real, err
-	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
-	return filepath.Join(parent, filepath.Base(dir)), err
+	return "", syscall.ELOOP
 }
 
 // mountEntry is a line of /proc/self/mountinfo (proc(5)).
@@ -131,6 +144,13 @@ func unescape(s string) string {
 func checkHelper(allowOther bool) error {
 	if _, err := exec.LookPath("fusermount3"); err != nil {
 		return fmt.Errorf("fusemount: mounting without root needs the program fusermount3: install the package fuse3: %w", err)
+	}
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("fusemount: mounting without root needs leave to open /dev/fuse, whose mode is 0666 on most systems: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("fusemount: /dev/fuse: %w", err)
 	}
 	if !allowOther {
 		return nil

@@ -27,6 +27,7 @@ type Source struct {
 	opens  int
 	calls  int
 	images map[*image]bool
+	panics bool
 }
 
 type snapshot struct {
@@ -118,6 +119,23 @@ func (s *Source) SetDown(err error) {
 			im.failure = err
 		}
 	}
+}
+
+// Break makes every open image fail with err for good. The source stays: an
+// image that is opened from now on works.
+func (s *Source) Break(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for im := range s.images {
+		im.failure = err
+	}
+}
+
+// SetPanic makes every read of an image panic, and so the reader that reads.
+func (s *Source) SetPanic(panics bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.panics = panics
 }
 
 // OpenImages is the number of images that are open.
@@ -216,8 +234,11 @@ type image struct {
 
 func (im *image) ReadAt(p []byte, off int64) (int, error) {
 	im.source.mu.Lock()
-	err := im.failure
+	err, panics := im.failure, im.source.panics
 	im.source.mu.Unlock()
+	if panics {
+		panic("imagetest: told to panic")
+	}
 	if err != nil {
 		return 0, err
 	}
