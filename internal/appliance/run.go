@@ -1,0 +1,161 @@
+package appliance
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rowan-storage/rowan/blockdev"
+	"github.com/rowan-storage/rowan/internal/config"
+	"github.com/rowan-storage/rowan/internal/httpapi"
+	"github.com/rowan-storage/rowan/internal/httpapi/wire"
+	"github.com/rowan-storage/rowan/nbd"
+)
+
+// ErrPoolInUse says that another process has the pool open.
+var ErrPoolInUse = errors.New("the pool is in use")
+
+// Run serves the pool that c names until ctx ends. Then it stops cleanly and
+// returns nil, or what went wrong while stopping.
+func Run(ctx context.Context, c config.Config, version string, log *slog.Logger) error {
+	started := time.Now()
+	log.Info("starting", "version", version, "pool", c.Pool)
+	tlsConfig, err := c.ServerTLS()
+	if err != nil {
+		return err
+	}
+	d := &daemon{config: c, tls: tlsConfig, log: log}
+	// Before the pool: a daemon that cannot be reached need not recover it.
+	if err := d.listen(ctx); err != nil {
+		return errors.Join(err, d.closeListeners())
+	}
+	pool, err := blockdev.Open(c.Pool, blockdev.Options{Logger: log})
+	if err != nil {
+		if errors.Is(err, blockdev.ErrInUse) {
+			err = fmt.Errorf("%w: %w", ErrPoolInUse, err)
+		}
+		return errors.Join(err, d.closeListeners())
+	}
+	d.nbd = nbd.NewServer(nbd.Config{Exports: exports{pool}, Logger: log})
+	d.api = httpapi.New(httpapi.Options{
+		Engine: pool, Version: version, Started: started, API: c.API, PID: os.Getpid(),
+		NBD: func() []wire.NBD { return d.addresses }, Logger: log,
+	})
+	serveErr := d.serve(ctx, started)
+	if err := pool.Close(); err != nil {
+		return errors.Join(serveErr, fmt.Errorf("appliance: closing the pool: %w", err))
+	}
+	log.Info("stopped", "served", time.Since(started).Round(time.Millisecond))
+	return serveErr
+}
+
+// daemon is what serves one pool.
+type daemon struct {
+	config config.Config
+	tls    *tls.Config // nil for none
+	log    *slog.Logger
+
+	apiListener  net.Listener
+	nbdListeners []net.Listener
+	addresses    []wire.NBD // of nbdListeners, in the same order
+
+	nbd *nbd.Server
+	api *httpapi.Server
+}
+
+// listen opens all listeners. After an error some may be open.
+func (d *daemon) listen(ctx context.Context) error {
+	var err error
+	if d.apiListener, err = listenUnix(d.config.API); err != nil {
+		return err
+	}
+	for _, a := range d.config.NBD {
+		var l net.Listener
+		if a.Network == "unix" {
+			l, err = listenUnix(a.Addr)
+		} else {
+			l, err = listenTCP(ctx, a.Addr)
+		}
+		if err != nil {
+			return err
+		}
+		d.nbdListeners = append(d.nbdListeners, l)
+		d.addresses = append(d.addresses, wire.NBD{
+			Network: a.Network, Address: l.Addr().String(), TLS: a.Network == "tcp" && d.tls != nil,
+		})
+	}
+	return nil
+}
+
+// closeListeners closes what listen opened and no server has closed.
+func (d *daemon) closeListeners() error {
+	var errs []error
+	for _, l := range append([]net.Listener{d.apiListener}, d.nbdListeners...) {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, fmt.Errorf("appliance: closing %s: %w", l.Addr(), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// serve runs the servers until ctx ends or one of them fails, and stops them.
+func (d *daemon) serve(ctx context.Context, started time.Time) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for i, l := range d.nbdListeners {
+		tlsConfig := d.tls
+		if !d.addresses[i].TLS {
+			tlsConfig = nil
+		}
+		group.Go(func() error {
+			if err := d.nbd.Serve(l, tlsConfig); !errors.Is(err, nbd.ErrServerClosed) {
+				return fmt.Errorf("appliance: serving NBD on %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { return d.api.Serve(d.apiListener) })
+	group.Go(func() error {
+		<-ctx.Done()
+		return d.stop(context.WithoutCancel(ctx))
+	})
+	d.logReady(started)
+	return errors.Join(group.Wait(), d.closeListeners())
+}
+
+func (d *daemon) logReady(started time.Time) {
+	var served []string
+	for _, a := range d.addresses {
+		served = append(served, a.Network+":"+a.Address)
+	}
+	d.log.Info("ready", "api", d.config.API, "nbd", served, "took", time.Since(started).Round(time.Millisecond))
+}
+
+// stop lets the requests in flight end, within a bound. Cutting off those that
+// have not ended is part of stopping and no failure: nobody was told that they
+// were done.
+func (d *daemon) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.config.StopTimeout)
+	defer cancel()
+	// The API first: what it started may still use the pool, but nothing new
+	// may begin.
+	if err := d.api.Shutdown(ctx); err != nil {
+		d.log.Warn("API requests were cut off", "err", err)
+	}
+	if err := d.nbd.Shutdown(ctx); err != nil {
+		d.log.Warn("NBD requests were cut off", "err", err)
+	}
+	if err := d.nbd.Close(); err != nil {
+		return fmt.Errorf("appliance: stopping NBD: %w", err)
+	}
+	return nil
+}
