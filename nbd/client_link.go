@@ -56,6 +56,7 @@ type link struct {
 	style    wire.Style
 	contexts map[uint32]bool // the ids that the server gave
 	reading  sync.WaitGroup
+	scratch  [wire.HoleSize]byte
 	free     chan uint32   // numbers of slots that are not busy
 	broken   chan struct{} // closed when err is set
 

@@ -178,11 +178,11 @@ func (l *link) takeData(s *slot, r *wire.Reply) error {
 	if r.Length <= wire.DataOffsetSize || r.Length-wire.DataOffsetSize > s.Length {
 		return badReply("%d bytes of data in reply to a read of %d", r.Length, s.Length)
 	}
-	var b [wire.DataOffsetSize]byte
-	if err := l.full(b[:]); err != nil {
+	b := l.scratch[:wire.DataOffsetSize]
+	if err := l.full(b); err != nil {
 		return err
 	}
-	offset, err := wire.ParseDataOffset(b[:])
+	offset, err := wire.ParseDataOffset(b)
 	if err != nil {
 		return err
 	}
@@ -197,11 +197,11 @@ func (l *link) takeHole(s *slot, r *wire.Reply) error {
 	if r.Length != wire.HoleSize {
 		return badReply("a hole of %d bytes", r.Length)
 	}
-	var b [wire.HoleSize]byte
-	if err := l.full(b[:]); err != nil {
+	b := l.scratch[:wire.HoleSize]
+	if err := l.full(b); err != nil {
 		return err
 	}
-	offset, n, err := wire.ParseHole(b[:])
+	offset, n, err := wire.ParseHole(b)
 	if err != nil {
 		return err
 	}

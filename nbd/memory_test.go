@@ -1,0 +1,97 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/rowan-storage/rowan/nbd/wire"
+)
+
+func TestBufferClasses(t *testing.T) {
+	var p bufferPool
+	for _, test := range []struct{ n, room int }{
+		{0, 8 << 10}, {1, 8 << 10}, {8 << 10, 8 << 10}, {8<<10 + 1, 16 << 10},
+		{1 << 20, 1 << 20}, {1<<20 + 1, 2 << 20}, {wire.MaxPayload - 1, 32 << 20}, {wire.MaxPayload, 32 << 20},
+	} {
+		b := p.get(test.n)
+		if got := len(b.mem) - headroom; got != test.room {
+			t.Errorf("a buffer for %d bytes has room for %d, want %d", test.n, got, test.room)
+		}
+		if int64(len(b.mem)) != bufferBytes(test.n) {
+			t.Errorf("a buffer for %d bytes takes %d, not %d", test.n, len(b.mem), bufferBytes(test.n))
+		}
+		if q := b.payload(test.n); len(q) != test.n || cap(q) != test.n {
+			t.Errorf("a payload of %d bytes has %d, room for %d", test.n, len(q), cap(q))
+		}
+		p.put(b)
+	}
+}
+
+func TestBudget(t *testing.T) {
+	total := semaphore.NewWeighted(100)
+	a, b := newBudget(60, total), newBudget(60, total)
+	if !a.tryAcquire(60) || a.tryAcquire(1) {
+		t.Error("the bound of a connection does not hold")
+	}
+	if !b.tryAcquire(40) || b.tryAcquire(1) {
+		t.Error("the bound of all does not hold")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := b.acquire(ctx, 20); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("waiting returned %v", err)
+	}
+	a.release(60)
+	if err := b.acquire(t.Context(), 20); err != nil {
+		t.Error(err)
+	}
+	b.release(60)
+	if !total.TryAcquire(100) || !a.conn.TryAcquire(60) || !b.conn.TryAcquire(60) {
+		t.Error("what was given up by waiting is still counted")
+	}
+}
+
+func TestLimitsHaveDefaults(t *testing.T) {
+	got := Limits{}.withDefaults()
+	want := Limits{
+		MaxConnections: 256, HandshakeTimeout: 30 * time.Second, MaxOptions: 512, MaxInFlight: 256, Workers: 16,
+		ConnMemoryBytes: 64 << 20, TotalMemoryBytes: 256 << 20, StallTimeout: 2 * time.Minute,
+	}
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	low := Limits{ConnMemoryBytes: 1, TotalMemoryBytes: 1}.withDefaults()
+	if low.ConnMemoryBytes < wire.MaxPayload || low.TotalMemoryBytes < low.ConnMemoryBytes {
+		t.Errorf("%+v cannot serve the longest request", low)
+	}
+	set := Limits{1, time.Second, 2, 3, 4, 40 << 20, 50 << 20, time.Minute}
+	if got := set.withDefaults(); got != set {
+		t.Errorf("%+v became %+v", set, got)
+	}
+}
+
+func TestStallClock(t *testing.T) {
+	c := &stallClock{period: time.Second, timeout: 10 * time.Second}
+	c.tick.Store(1)
+	g := stallGuard{clock: c}
+	if g.stalled() {
+		t.Error("stalled before anything began")
+	}
+	g.begin(5 * slowestBytesPerSecond)
+	c.tick.Add(16) // 10 s, 5 s for the bytes, and one to begin with
+	if g.stalled() {
+		t.Error("stalled too soon")
+	}
+	c.tick.Add(1)
+	if !g.stalled() {
+		t.Error("not stalled")
+	}
+	g.end()
+	if g.stalled() {
+		t.Error("stalled after the end")
+	}
+}
