@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"sync"
 	"syscall"
 
 	"github.com/rowan-storage/rowan/snapfs/tree"
@@ -17,17 +16,21 @@ var errFound = errors.New("found")
 // listing is what a directory holds. It does not change.
 type listing struct {
 	entries []tree.DirEntry
-	byName  func() map[string]tree.Ino // made when first asked for
+	byName  map[string]tree.Ino
 }
 
-func newListing(entries []tree.DirEntry) *listing {
-	return &listing{entries, sync.OnceValue(func() map[string]tree.Ino {
-		m := make(map[string]tree.Ino, len(entries))
-		for _, e := range slices.Backward(entries) { // the first of equal names counts
-			m[e.Name] = e.Ino
+// newListing makes a listing. twice is a name that occurs twice, if one does;
+// the first one counts.
+func newListing(entries []tree.DirEntry) (l *listing, twice string) {
+	l = &listing{entries, make(map[string]tree.Ino, len(entries))}
+	for _, e := range entries {
+		if _, have := l.byName[e.Name]; have {
+			twice = e.Name
+			continue
 		}
-		return m
-	})}
+		l.byName[e.Name] = e.Ino
+	}
+	return l, twice
 }
 
 // directory is the inode of a directory whose names can be read.
@@ -65,7 +68,7 @@ func (f *FS) Lookup(dir tree.Ino, name string) (tree.Ino, error) {
 	} else {
 		var l *listing
 		if l, err = f.list(dir); l != nil {
-			ino = l.byName()[name]
+			ino = l.byName[name]
 		}
 	}
 	if ino != 0 { // whatever is damaged elsewhere
@@ -114,7 +117,12 @@ func (f *FS) list(ino tree.Ino) (*listing, error) {
 	if p := f.patches[in.ino]; p != nil {
 		entries = p.applyNames(entries, f.typeOf)
 	}
-	l := newListing(entries)
+	// Checksums tell a block of another directory, but not another block of the
+	// same one.
+	l, twice := newListing(entries)
+	if err == nil && twice != "" {
+		err = in.corrupt("directory with two names %q", twice)
+	}
 	if err == nil {
 		f.listings.put(ino, l, len(entries)+1)
 	}
@@ -130,6 +138,8 @@ type dirWalk struct {
 	damage  error // the first found
 	damaged int   // how many there are
 	stop    error // from yield
+
+	pointers uint64 // in all blocks of the index
 }
 
 // walkDir calls yield for every name in a directory but "." and "..". What is
@@ -218,6 +228,10 @@ func (w *dirWalk) blocks() error {
 			return w.stop
 		}
 	}
+	// Every block but the root of the index is what one pointer leads to.
+	if others := uint64(w.in.size/bs) - 1; mapErr == nil && w.damaged == 0 && w.pointers != 0 && w.pointers != others {
+		w.note(w.in.offset, fmt.Sprintf("index leads to %d blocks of %d", w.pointers, others))
+	}
 	return mapErr
 }
 
@@ -242,9 +256,11 @@ func (w *dirWalk) run(r placedRun) error {
 // block verifies and walks over one block, number of the directory.
 func (w *dirWalk) block(b []byte, number fileBlock, off int64) {
 	if w.f.isIndexBlock(w.in, b, number) {
-		if p := w.f.checkIndexBlock(w.in, b, number); p != "" {
+		pointers, p := w.f.checkIndexBlock(w.in, b, number)
+		if p != "" {
 			w.note(off, p)
 		}
+		w.pointers += uint64(pointers)
 		return
 	}
 	if p := w.f.checkLeaf(w.in, b); p != "" {

@@ -65,7 +65,7 @@ func (m *extentMap) runAt(b fileBlock) (run, error) {
 	}
 	for node.depth > 0 {
 		i := node.search(b)
-		if i < 0 {
+		if i < 0 { // before the first
 			return run{count: uint64(node.block(0) - b)}, nil
 		}
 		var err error
@@ -98,7 +98,7 @@ func (n *extentNode) leafRun(b fileBlock) run {
 }
 
 func (n *extentNode) len() int           { return len(n.entries) / extentEntrySize }
-func (n *extentNode) entry(i int) []byte { return n.entries[i*extentEntrySize:][:extentEntrySize] }
+func (n *extentNode) entry(i int) []byte { return n.entries[i*extentEntrySize : (i+1)*extentEntrySize] }
 
 // block is the block of the file that entry i starts with.
 func (n *extentNode) block(i int) fileBlock { return fileBlock(le32(n.entry(i))) }
@@ -188,8 +188,11 @@ func (sb *superblock) parseExtentNode(b []byte, n extentNode, corrupt func(strin
 		return nil, corrupt(fmt.Sprintf("depth %d, expected %d", depth, n.depth))
 	case entries > room || extentEntrySize*(1+room) > len(b):
 		return nil, corrupt(fmt.Sprintf("%d entries of %d in %d bytes", entries, room, len(b)))
+	case entries == 0 && depth > 0:
+		return nil, corrupt("no entries, but a depth")
 	}
-	n.entries = b[extentEntrySize : extentEntrySize*(1+entries)]
+	end := extentEntrySize * (1 + entries)
+	n.entries = b[extentEntrySize:end:end]
 	at := n.first // where the next entry may start
 	for i := range entries {
 		start, count, next := n.pointer(i), uint64(1), n.block(i)+1

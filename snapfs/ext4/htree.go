@@ -51,27 +51,28 @@ func (f *FS) isIndexBlock(in *inode, b []byte, number fileBlock) bool {
 	return number == 0 || le32(b) == 0 && f.sb.recLen(le16(b[4:])) == len(b)
 }
 
-// checkIndexBlock verifies a block of the index.
-func (f *FS) checkIndexBlock(in *inode, b []byte, number fileBlock) (problem string) {
+// checkIndexBlock verifies a block of the index, if there are checksums, and
+// says how many blocks it points to.
+func (f *FS) checkIndexBlock(in *inode, b []byte, number fileBlock) (pointers int, problem string) {
 	if !f.sb.hasMetadataCsum() {
-		return ""
+		return 0, ""
 	}
 	at := dxNodeLimit
 	if number == 0 {
 		at = dxRootLimit
 		if f.sb.recLen(le16(b[4:])) != dirEntryMin || le32(b[dxRootInfo:]) != 0 || b[dxRootInfo+5] != dxRootInfoLen {
-			return "root of the index is malformed"
+			return 0, "root of the index is malformed"
 		}
 	}
 	limit, count := int(le16(b[at:])), int(le16(b[at+2:]))
 	tail := at + limit*dxEntrySize
 	if count > limit || tail+dxTailSize > len(b) {
-		return fmt.Sprintf("index with %d of %d entries", count, limit)
+		return 0, fmt.Sprintf("index with %d of %d entries", count, limit)
 	}
 	crc := crc32c(in.seed, b[:at+count*dxEntrySize])
 	crc = crc32cWithout(crc, b[tail:tail+dxTailSize], 4, 4)
 	if got := le32(b[tail+4:]); crc != got {
-		return fmt.Sprintf("index: checksum %#08x, expected %#08x", got, crc)
+		return 0, fmt.Sprintf("index: checksum %#08x, expected %#08x", got, crc)
 	}
-	return ""
+	return count, ""
 }

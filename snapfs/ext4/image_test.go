@@ -13,7 +13,7 @@ import (
 	"github.com/rowan-storage/rowan/snapfs/ext4"
 )
 
-// need skips the test if a program, or the right to mount, is missing; in CI
+// need skips the test if a program is missing, or the right to use mount; in CI
 // that is a failure.
 func need(t testing.TB, programs ...string) {
 	t.Helper()
@@ -22,9 +22,9 @@ func need(t testing.TB, programs ...string) {
 		if _, err := exec.LookPath(p); err != nil {
 			missing = "program " + p
 		}
-	}
-	if os.Geteuid() != 0 {
-		missing = "root, to mount filesystems"
+		if p == "mount" && os.Geteuid() != 0 {
+			missing = "root, to mount filesystems"
+		}
 	}
 	if missing == "" {
 		return
@@ -33,14 +33,6 @@ func need(t testing.TB, programs ...string) {
 		t.Fatalf("missing: %s", missing)
 	}
 	t.Skipf("missing: %s", missing)
-}
-
-// long skips what takes more than a few seconds, unless it is asked for.
-func long(t testing.TB) {
-	t.Helper()
-	if testing.Short() || os.Getenv("ROWAN_LONG") == "" {
-		t.Skip("missing: ROWAN_LONG=1 in the environment, as this takes a while")
-	}
 }
 
 // command runs a program that must succeed, and returns what it prints.
@@ -58,7 +50,7 @@ func command(t testing.TB, name string, args ...string) string {
 // mke2fs.
 func makeImage(t testing.TB, size int64, args ...string) string {
 	t.Helper()
-	need(t, "mke2fs", "mount", "umount")
+	need(t, "mke2fs")
 	path := filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(path)
 	if err != nil {
@@ -75,6 +67,7 @@ func makeImage(t testing.TB, size int64, args ...string) string {
 // unmounts it; so does the end of the test.
 func mount(t testing.TB, image string, options ...string) (dir string, unmount func()) {
 	t.Helper()
+	need(t, "mount", "umount")
 	dir = t.TempDir()
 	command(t, "mount", "-t", "ext4", "-o", strings.Join(append([]string{"loop"}, options...), ","), image, dir)
 	mounted := true

@@ -152,6 +152,12 @@ func (p *population) sparse() {
 	}
 	p.check(f.Truncate(p.farOffset+12_345), f.Close())
 
+	for _, n := range []int{55, 70, 150, 10_000, 5_000_000} { // beyond what may be in the inode
+		name := fmt.Sprintf("sparse/grown%d", n)
+		p.write(name, p.random(50))
+		p.check(os.Truncate(p.path(name), int64(n)))
+	}
+
 	f, err = os.Create(p.path("sparse/empty"))
 	p.check(err, f.Truncate(3<<20+17), f.Close())
 

@@ -9,7 +9,7 @@ func (f *FS) sectorsToFree(in *inode) int64 {
 		return 0
 	}
 	bs := f.sb.blockSize
-	c := &freeCount{f: f, in: in, keep: fileBlock((in.size + bs - 1) / bs), budget: maxTruncateNodes}
+	c := &freeCount{f: f, in: in, keep: fileBlock((in.size + bs - 1) / bs), budget: maxTruncateNodes, cluster: -1}
 	var ok bool
 	if in.has(flagExtents) {
 		m := &extentMap{f: f, in: in}
@@ -32,13 +32,19 @@ type freeCount struct {
 	keep   fileBlock // blocks of the file from here on go
 	budget int       // nodes of the tree that may still be read
 	blocks int64
+
+	// cluster is the last cluster of the file that was seen. In the file and on
+	// disk clusters have the same edges, and a cluster is freed as a whole, once
+	// nothing in it stays.
+	cluster int64
 }
 
 // extents counts below node. It says whether the node has anything left.
 func (c *freeCount) extents(m *extentMap, node *extentNode) (left, ok bool) {
 	for i := range node.len() {
 		if node.depth == 0 {
-			left = c.extent(node.extent(i)) || left
+			e := node.extent(i)
+			left = c.data(e.first, e.count) || left
 			continue
 		}
 		if c.budget--; c.budget < 0 {
@@ -60,24 +66,25 @@ func (c *freeCount) extents(m *extentMap, node *extentNode) (left, ok bool) {
 	return left, true
 }
 
-// extent counts what goes of e. It says whether anything of it stays.
-func (c *freeCount) extent(e extent) bool {
-	if e.first >= c.keep {
-		c.data(e.start, e.count)
-		return false
+// data counts what goes of n blocks of the file from first on, and says whether
+// anything of them stays. It has to be called in the order of the file.
+func (c *freeCount) data(first fileBlock, n uint64) bool {
+	ratio := int64(c.f.sb.clusterRatio)
+	end := first + fileBlock(n)
+	stays := first < c.keep
+	if stays {
+		c.cluster = int64(min(end, c.keep)-1) / ratio
+		first = c.keep
 	}
-	if stay := uint64(c.keep - e.first); stay < e.count {
-		c.data(e.start+fsBlock(stay), e.count-stay)
+	if first < end {
+		from, to := int64(first)/ratio, int64(end-1)/ratio
+		if from == c.cluster {
+			from++
+		}
+		c.blocks += (to - from + 1) * ratio
+		c.cluster = to
 	}
-	return true
-}
-
-// data counts n blocks of content. Of a cluster that is freed in part nothing
-// is, so its last blocks count for it all.
-func (c *freeCount) data(start fsBlock, n uint64) {
-	ratio := c.f.sb.clusterRatio
-	up := func(b uint64) uint64 { return (b + ratio - 1) / ratio }
-	c.blocks += int64((up(uint64(start)+n) - up(uint64(start))) * ratio)
+	return stays
 }
 
 // node counts a block of the tree itself.
@@ -87,8 +94,8 @@ func (c *freeCount) node() { c.blocks += int64(c.f.sb.clusterRatio) }
 func (c *freeCount) indirect() bool {
 	b := c.in.blockArea()
 	for i := range directBlocks {
-		if p := le32(b[i*4:]); p != 0 && fileBlock(i) >= c.keep {
-			c.data(fsBlock(p), 1)
+		if le32(b[i*4:]) != 0 {
+			c.data(fileBlock(i), 1)
 		}
 	}
 	first, span := fileBlock(directBlocks), fileBlock(1)
@@ -109,11 +116,7 @@ func (c *freeCount) pointers(pointer fsBlock, first, span fileBlock) (left, ok b
 		return false, true
 	}
 	if span == 1 {
-		if first < c.keep {
-			return true, true
-		}
-		c.data(pointer, 1)
-		return false, true
+		return c.data(first, 1), true
 	}
 	if c.budget--; c.budget < 0 {
 		return false, false
