@@ -54,9 +54,9 @@ func mountServer(t testing.TB, src snapfs.Source, o snapfs.Options) (string, *fu
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after ten seconds it is not so that %s", what)
+			t.Fatalf("after a minute it is not so that %s", what)
 		}
 	}
 }

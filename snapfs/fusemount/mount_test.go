@@ -294,6 +294,8 @@ func TestManyAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	var rounds atomic.Int64
 	stop := make(chan struct{})
+	end := sync.OnceFunc(func() { close(stop); wg.Wait() })
+	defer end()
 	for worker := range 6 {
 		wg.Go(func() {
 			for {
@@ -325,8 +327,7 @@ func TestManyAtOnce(t *testing.T) {
 		src.Delete("web", "goes")
 	}
 	eventually(t, "everybody has read everything", func() bool { return rounds.Load() >= 12 })
-	close(stop)
-	wg.Wait()
+	end()
 
 	numbers := map[uint64]string{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

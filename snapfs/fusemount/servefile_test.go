@@ -223,6 +223,8 @@ func TestLoopDevice(t *testing.T) {
 			if _, discarded, _ := dev.counts(); discarded-before64 < int64(len(want)) {
 				t.Errorf("fstrim discarded %d bytes, a file of %d was deleted", discarded-before64, len(want))
 			}
+			dev.mu.Lock()
+			defer dev.mu.Unlock()
 			if dev.largest < 256<<10 {
 				t.Errorf("the largest request had %d bytes", dev.largest)
 			}
@@ -293,7 +295,7 @@ func TestLoopDeviceErrors(t *testing.T) {
 func TestManyInFlight(t *testing.T) {
 	imagetest.Tool(t, "fio")
 	dev := newMemoryDisk(64 * imagetest.MiB)
-	dev.slow = true
+	dev.slow = true // before it is used
 	loop := imagetest.Loop(t, serve(t, dev, fusemount.FileOptions{}), "--direct-io=on")
 	imagetest.Run(t, "fio", "--name=x", "--filename="+loop, "--rw=randwrite", "--bs=4k", "--ioengine=libaio", "--iodepth=32", "--direct=1", "--size=8m", "--verify=crc32c", "--randseed=1")
 	dev.mu.Lock()
@@ -326,7 +328,10 @@ func TestServedFile(t *testing.T) {
 	if _, err := f.WriteAt(data, 1000001); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(dev.data[1000001:][:len(data)], data) {
+	dev.mu.Lock()
+	same := bytes.Equal(dev.data[1000001:][:len(data)], data)
+	dev.mu.Unlock()
+	if !same {
 		t.Error("what was written is not in the device when the write has returned")
 	}
 	got := make([]byte, len(data))
