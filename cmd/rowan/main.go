@@ -2,10 +2,7 @@
 package main
 
 import (
-	"context"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/rowan-storage/rowan/internal/buildinfo"
 	"github.com/rowan-storage/rowan/internal/cli"
@@ -15,10 +12,5 @@ import (
 var version string
 
 func main() {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	os.Exit(cli.Run(context.Background(), cli.Env{
-		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Getenv: os.Getenv, Version: buildinfo.Version(version), Interrupt: signals,
-	}))
+	os.Exit(cli.Main(os.Args[1:], buildinfo.Version(version)))
 }

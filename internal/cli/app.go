@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -52,6 +54,17 @@ type app struct {
 	// started tells that the arguments were understood and the command began.
 	started bool
 	api     *client.Client
+}
+
+// Main runs the program in its process and returns its exit code.
+func Main(args []string, version string) int {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	return Run(context.Background(), Env{
+		Args: args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.Getenv, Version: version, Interrupt: signals,
+	})
 }
 
 // Run runs the program and returns its exit code. When ctx ends the command
@@ -171,9 +184,9 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 		Use: use, Short: short,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("%s wants one of: %s", cmd.CommandPath(), names(cmd))
+				return usagef("%s wants one of: %s", pathOf(cmd), names(cmd))
 			}
-			return usagef("there is no %s %s: %s has %s", cmd.CommandPath(), args[0], cmd.CommandPath(), names(cmd))
+			return usagef("there is no %s %s: %s has %s", pathOf(cmd), args[0], pathOf(cmd), names(cmd))
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
@@ -181,6 +194,13 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// pathOf is the command's path without the program's name, which begins every
+// message as it is.
+func pathOf(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+}
+
+// names lists the commands in a group.
 func names(cmd *cobra.Command) string {
 	var list []string
 	for _, c := range cmd.Commands() {
@@ -197,9 +217,9 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if !cmd.HasParent() {
-		return usagef("there is no command %q: %s has %s", args[0], cmd.CommandPath(), names(cmd))
+		return usagef("there is no command %q: %s has %s", args[0], cmd.Name(), names(cmd))
 	}
-	return usagef("%s takes no argument, but %q was given", cmd.CommandPath(), args[0])
+	return usagef("%s takes no argument, but %q was given", pathOf(cmd), args[0])
 }
 
 // wantArgs asks for the named arguments. One in brackets may be left out, and
@@ -208,12 +228,12 @@ func wantArgs(wanted ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		for i, name := range wanted {
 			if i >= len(args) && !strings.HasPrefix(name, "[") {
-				return usagef("%s: %s is missing", cmd.CommandPath(), strings.TrimSuffix(name, "…"))
+				return usagef("%s: %s is missing", pathOf(cmd), strings.TrimSuffix(name, "…"))
 			}
 		}
 		repeats := len(wanted) > 0 && strings.Contains(wanted[len(wanted)-1], "…")
 		if len(args) > len(wanted) && !repeats {
-			return usagef("%s: one argument too many: %q", cmd.CommandPath(), args[len(wanted)])
+			return usagef("%s: one argument too many: %q", pathOf(cmd), args[len(wanted)])
 		}
 		return nil
 	}

@@ -62,6 +62,9 @@ func destOf(l located, dest string) string {
 }
 
 func (a *app) get(ctx context.Context, l located, dest string, o restore.Options) error {
+	if _, err := os.Stat(filepath.Dir(dest)); err != nil {
+		return &Error{Code: exitCode(err), Err: fmt.Errorf("there is no directory %s for the copy", filepath.Dir(dest)), Hint: "Make it first."}
+	}
 	o.Progress = &restore.Progress{}
 	stop := a.progress(func() string { return describeCopy(l, o.Progress) })
 	result, err := restore.Copy(ctx, l.root, l.attr.Ino, dest, o)
