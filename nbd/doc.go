@@ -1,5 +1,5 @@
 // Package nbd serves block devices by the NBD protocol, and reads and writes
-// them as a client.
+// them as a client, in user space or through the kernel's nbd driver.
 //
 // The reference is doc/proto.md of the NetworkBlockDevice project ("the
 // specification"); package wire has the format of what is sent. Quoted names
@@ -42,4 +42,9 @@
 //
 // Dial returns a Client, which is a Device itself. It trusts its server with
 // the content of the export and nothing else: see link.
+//
+// # Kernel
+//
+// AttachKernel hands a connection to the kernel's nbd driver, which makes a
+// block device of it.
 package nbd
