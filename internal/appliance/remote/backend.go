@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -30,6 +31,45 @@ func (b backend) Connect(ctx context.Context, export string) (attach.Connection,
 		return nil, err
 	}
 	return newConnection(c), nil
+}
+
+func (b backend) Kernel(ctx context.Context, export string, _ bool) (attach.KernelDevice, error) {
+	address, err := b.address(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d, err := nbd.AttachKernel(ctx, address.Network, address.Address, nbd.KernelOptions{Export: export})
+	if errors.Is(err, nbd.ErrNoKernelDevice) {
+		return nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("remote: attaching %s at %s: %w", export, address.Address, err)
+	}
+	k := &kernelDevice{KernelDevice: d, lost: make(chan struct{})}
+	k.waiting.Go(func() {
+		_ = d.Wait() // that it ended is all that matters
+		close(k.lost)
+	})
+	return k, nil
+}
+
+// kernelDevice is a device of the kernel's driver.
+type kernelDevice struct {
+	*nbd.KernelDevice
+	lost    chan struct{}
+	waiting sync.WaitGroup
+}
+
+// Lost is closed when the driver has given the connection up.
+func (k *kernelDevice) Lost() <-chan struct{} { return k.lost }
+
+// Close takes the device away.
+func (k *kernelDevice) Close() error {
+	err := k.Detach()
+	if err == nil {
+		k.waiting.Wait()
+	}
+	return err
 }
 
 func (b backend) ServeFile(dir string, c attach.Connection, readOnly bool) (attach.FileServer, error) {
@@ -86,8 +126,4 @@ func (c *connection) Close() error {
 	c.cancel()
 	c.probing.Wait()
 	return c.Client.Close()
-}
-
-func (b backend) Kernel(context.Context, string, bool) (attach.KernelDevice, error) {
-	return nil, errors.ErrUnsupported
 }
