@@ -3,6 +3,7 @@ package blockdevtest
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -146,6 +147,13 @@ func (d *Disk) StopAt(n int64) {
 	d.stopAt = n
 }
 
+// OnStop has fn called when StopAt stops the disk. fn must not use the disk.
+func (d *Disk) OnStop(fn func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.onStop = fn
+}
+
 // Stopped tells whether StopAt has stopped the disk, and at what.
 func (d *Disk) Stopped() (at string, ok bool) {
 	d.mu.Lock()
@@ -154,6 +162,22 @@ func (d *Disk) Stopped() (at string, ok bool) {
 		return "", false
 	}
 	return fmt.Sprintf("call %d: %v", d.stopAt, *d.stopped), true
+}
+
+// yield lets other goroutines run before a call, if the disk is to.
+func (d *Disk) yield() {
+	if !d.opts.Yield {
+		return
+	}
+	d.mu.Lock()
+	n := d.rng.IntN(8)
+	if d.rng.IntN(4) == 0 {
+		n *= 50 // long enough for another operation to end
+	}
+	d.mu.Unlock()
+	for range n {
+		runtime.Gosched()
+	}
 }
 
 // mutate counts a call and does it, unless the disk has stopped or the call is
@@ -166,6 +190,9 @@ func (d *Disk) mutate(c call) (int, error) {
 	if d.calls == d.stopAt {
 		c.data = slices.Clone(c.data) // the caller's buffer
 		d.stopped = &c
+		if d.onStop != nil {
+			d.onStop()
+		}
 		return 0, ErrStopped
 	}
 	err := d.fault(c.class, c.name)

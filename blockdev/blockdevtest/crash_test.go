@@ -46,11 +46,56 @@ func search() *blockdevtest.Search {
 			{Kind: blockdevtest.OpWrite, Off: 6 * block, Len: block},
 		},
 		Crashes: blockdevtest.AllKinds(1),
+		After: []blockdevtest.Round{{Ops: []blockdevtest.Op{
+			{Kind: blockdevtest.OpWrite, Off: 3*block + 512, Len: block},
+			{Kind: blockdevtest.OpSnapshot},
+			{Kind: blockdevtest.OpWrite, Off: 3 * block, Len: block},
+			{Kind: blockdevtest.OpFlush},
+		}}},
 	}
 }
 
-func TestEngineEverySequence(t *testing.T) {
+// TestEngineCrashAtEveryCall crashes every operation, and a share of the sequences
+// of two.
+func TestEngineCrashAtEveryCall(t *testing.T) {
+	t.Parallel()
 	s := search()
 	tried, err := s.Exhaustive(operations(), 1, 0, 1)
 	s.Report(t, tried, err)
+	tried, err = s.Exhaustive(operations(), 2, 3, 20)
+	s.Report(t, tried, err)
+}
+
+// TestEngineCrashOfANewPool crashes the making of the pool and its first LUN.
+func TestEngineCrashOfANewPool(t *testing.T) {
+	t.Parallel()
+	target := engine(true)
+	for _, kind := range []blockdevtest.Kind{blockdevtest.Kill, blockdevtest.PowerCutLoseAll, blockdevtest.PowerCut} {
+		for call := int64(1); ; call++ {
+			disk := blockdevtest.NewDisk(blockdevtest.DiskOptions{})
+			disk.StopAt(call)
+			p, err := target.Open(disk.Session(), disk.BootID())
+			_, stopped := disk.Stopped()
+			if !stopped && err != nil {
+				t.Fatal(err)
+			}
+			crashed := disk.Clone()
+			if p != nil {
+				_ = p.Close() // fails where the disk has stopped
+			}
+			crashed.Crash(kind, uint64(call))
+			if p, err = target.Open(crashed.Session(), crashed.BootID()); err != nil {
+				t.Fatalf("%v at call %d: %v", kind, call, err)
+			}
+			if err := p.Close(); err != nil {
+				t.Fatalf("%v at call %d: close: %v", kind, call, err)
+			}
+			if err := target.Check(crashed.Session()); err != nil {
+				t.Fatalf("%v at call %d: %v", kind, call, err)
+			}
+			if !stopped {
+				break
+			}
+		}
+	}
 }

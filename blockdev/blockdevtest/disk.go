@@ -30,6 +30,9 @@ type DiskOptions struct {
 	// CapacityBytes is the space for file data and tables; 0 is no limit.
 	CapacityBytes int64
 	TryRead       TryRead
+	// Yield has mutating calls wait a moment at random, so that goroutines
+	// overtake one another.
+	Yield bool
 }
 
 // Disk is a filesystem in memory that can lose power. It implements
@@ -46,6 +49,7 @@ type Disk struct {
 	calls   int64
 	stopAt  int64
 	stopped *call // the call that StopAt held back
+	onStop  func()
 	faults  []*armedFault
 }
 
@@ -251,6 +255,7 @@ func (s session) SyncDir(name string) error {
 
 // mutate is one mutating call by name.
 func (s session) mutate(op string, c call) error {
+	s.d.yield()
 	if err := s.enter(); err != nil {
 		return pathError(op, c.name, err)
 	}

@@ -41,7 +41,7 @@ func (p pool) State() ([]blockdevtest.LUNState, error) {
 	}
 	var out []blockdevtest.LUNState
 	for _, l := range luns {
-		s := blockdevtest.LUNState{Name: l.Name, SizeBytes: l.SizeBytes}
+		s := blockdevtest.LUNState{Name: l.Name, SizeBytes: l.SizeBytes, Failed: l.Failed != ""}
 		snapshots, err := p.Snapshots(l.Name)
 		if err != nil {
 			return nil, err

@@ -63,6 +63,7 @@ func (f *file) TryReadAt(p []byte, off int64) error {
 
 // mutate is one mutating call on the file.
 func (f *file) mutate(op string, c call) (int, error) {
+	f.s.d.yield()
 	if err := f.enter(op); err != nil {
 		return 0, err
 	}

@@ -234,7 +234,8 @@ func (m *Model) Crash(kind Kind) {
 }
 
 // Resolve compares the names and sizes in a pool with what there must be, and
-// so finds out whether an action that was under way has happened.
+// so finds out whether an action that was under way has happened. A LUN that
+// the engine says has failed may have lost what was not flushed.
 func (m *Model) Resolve(found []LUNState) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -252,9 +253,24 @@ func (m *Model) Resolve(found []LUNState) error {
 		return fmt.Errorf("the pool has %s, it must have %s", formatState(found), strings.Join(expected, " or "))
 	case 1:
 		m.worlds = matching
+		matching[0].admitLoss(found)
 		return nil
 	}
 	return errors.New("an action that changes no name or size cannot be resolved")
+}
+
+// admitLoss lets the LUNs that failed have lost what was not flushed, as in a
+// power cut.
+func (w *world) admitLoss(found []LUNState) {
+	for _, f := range found {
+		if !f.Failed {
+			continue
+		}
+		l := w.lun(f.Name)
+		for i, s := range l.sectors {
+			l.sectors[i] = s.afterCut()
+		}
+	}
 }
 
 // State returns what there must be, when no action is under way.

@@ -53,7 +53,8 @@ type Op struct {
 	Group    bool // OpSnapshot
 	Force    bool // OpDeleteLUN, OpRevert: though the LUN is open
 	// Parts of OpConcurrent are operations on data, no two of them on one
-	// sector, and at most one OpSnapshot.
+	// sector, OpSettle, and at most one of OpSnapshot, OpDeleteSnapshot and
+	// OpClone.
 	Parts []Op
 }
 
@@ -189,7 +190,7 @@ func (c Config) literal() string {
 	add("MaxLUNs", int64(c.MaxLUNs))
 	add("MaxSnapshots", int64(c.MaxSnapshots))
 	if d := c.Disk; d != (DiskOptions{}) {
-		s = append(s, fmt.Sprintf("Disk: blockdevtest.DiskOptions{Seed: %d, CapacityBytes: %d, TryRead: %d}", d.Seed, d.CapacityBytes, d.TryRead))
+		s = append(s, fmt.Sprintf("Disk: blockdevtest.DiskOptions{Seed: %d, CapacityBytes: %d, TryRead: %d, Yield: %v}", d.Seed, d.CapacityBytes, d.TryRead, d.Yield))
 	}
 	return "blockdevtest.Config{" + strings.Join(s, ", ") + "}"
 }

@@ -34,6 +34,8 @@ type LUNState struct {
 	Name      string
 	SizeBytes int64
 	Snapshots []SnapshotState
+	// Failed: the engine says that the LUN lost data that was not flushed.
+	Failed bool
 }
 
 // SnapshotState is a snapshot.

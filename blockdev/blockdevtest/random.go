@@ -121,15 +121,22 @@ func (g *generator) parallel() Op {
 	at := g.rng.Int64N(g.config.Blocks) * pageSize
 	for range 2 + g.rng.IntN(4) {
 		n := (1 + g.rng.Int64N(4)) * sectorSize
-		kind := []OpKind{OpWrite, OpWrite, OpWrite, OpDiscard, OpWriteZeroes}[g.rng.IntN(5)]
+		kind := []OpKind{OpWrite, OpWrite, OpFUA, OpDiscard, OpWriteZeroes}[g.rng.IntN(5)]
 		o.Parts = append(o.Parts, Op{Kind: kind, LUN: lun, Off: at, Len: n})
 		at += n + g.rng.Int64N(3)*sectorSize
 	}
 	if g.rng.IntN(2) == 0 {
 		o.Parts = append(o.Parts, Op{Kind: OpFlush, LUN: lun})
 	}
-	if g.rng.IntN(3) == 0 {
+	if g.rng.IntN(4) == 0 {
+		o.Parts = append(o.Parts, Op{Kind: OpSettle})
+	}
+	switch g.rng.IntN(6) {
+	case 0, 1:
 		o.Parts = append(o.Parts, Op{Kind: OpSnapshot, LUN: lun, Group: g.rng.IntN(2) == 0})
+	case 2:
+		kinds := []OpKind{OpDeleteSnapshot, OpClone}
+		o.Parts = append(o.Parts, Op{Kind: kinds[g.rng.IntN(2)], LUN: lun, Snap: g.rng.IntN(g.config.MaxSnapshots)})
 	}
 	return o
 }

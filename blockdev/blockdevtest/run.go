@@ -1,6 +1,7 @@
 package blockdevtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,6 +11,7 @@ import (
 // Failure is what a run found wrong with the engine.
 type Failure struct {
 	Case   Case
+	Round  int      // the round it was found in or after
 	Step   string   // what was being done
 	Stops  []string // the calls that the disk stopped at
 	Stamps []string // what each write wrote
@@ -41,20 +43,21 @@ func (f *Failure) Unwrap() error { return f.Err }
 // Report is what a run did.
 type Report struct {
 	Calls   []int64 // mutating calls in each round, until its crash
-	Skipped int     // operations passed over
+	Skipped []int   // operations passed over in each round
 }
 
 // run is a Case on its way.
 type run struct {
 	runner
 	c     Case
+	at    int // the round
 	stops []string
 }
 
 // newRun makes the disk and the pool, with the LUNs that the Case begins with.
 func newRun(t Target, c Case) (*run, error) {
 	r := &run{c: c}
-	r.target, r.config = t, c.Config.withDefaults()
+	r.target, r.config, r.ctx = t, c.Config.withDefaults(), context.Background()
 	r.disk, r.model = NewDisk(c.Config.Disk), NewModel()
 	if err := r.openPool(); err != nil {
 		return nil, r.failure("first open", err)
@@ -68,7 +71,7 @@ func newRun(t Target, c Case) (*run, error) {
 }
 
 func (r *run) failure(step string, err error) *Failure {
-	return &Failure{Case: r.c, Step: step, Stops: r.stops, Stamps: r.stamps, Err: err}
+	return &Failure{Case: r.c, Round: r.at, Step: step, Stops: r.stops, Stamps: r.stamps, Err: err}
 }
 
 // abandon ends the pool's goroutines after a crash or failure. The disk that
@@ -92,13 +95,13 @@ func Run(t Target, c Case) (Report, error) {
 		return rep, err
 	}
 	for i, round := range c.Rounds {
+		r.skipped = 0
 		calls, err := r.round(i, round)
-		rep.Calls = append(rep.Calls, calls)
+		rep.Calls, rep.Skipped = append(rep.Calls, calls), append(rep.Skipped, r.skipped)
 		if err != nil {
 			return rep, errors.Join(err, r.abandon())
 		}
 	}
-	rep.Skipped = r.skipped
 	if err := r.finish(); err != nil {
 		return rep, errors.Join(r.failure("after the last round", err), r.abandon())
 	}
@@ -107,6 +110,7 @@ func Run(t Target, c Case) (Report, error) {
 
 // round does one round, and returns the number of calls in its operations.
 func (r *run) round(i int, round Round) (int64, error) {
+	r.at = i
 	step := fmt.Sprintf("round %d", i)
 	var call int64
 	if len(round.Crashes) > 0 {

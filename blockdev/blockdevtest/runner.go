@@ -16,8 +16,9 @@ type runner struct {
 	model  *Model
 	pool   Pool // nil if it could not be reopened
 	vols   map[int]Volume
-	faulty bool  // faults were injected: operations may fail
-	stopAt int64 // where the disk is to stop, 0 for nowhere
+	ctx    context.Context // of the operations; ends when the disk stops
+	faulty bool            // faults were injected: operations may fail
+	stopAt int64           // where the disk is to stop, 0 for nowhere
 
 	mu      sync.Mutex
 	stamp   uint64   // the last write's number
@@ -48,6 +49,10 @@ func (r *runner) stopped() bool {
 // run does operations until the disk stops. An error is a failure of the
 // engine.
 func (r *runner) run(ops []Op) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	r.ctx = ctx
+	r.disk.OnStop(cancel)
 	for i, op := range ops {
 		err := r.do(op)
 		switch {
@@ -126,7 +131,7 @@ func (r *runner) do(op Op) error {
 // manage does an action.
 func (r *runner) manage(a Action) error {
 	g := r.model.BeginAction(a)
-	if err := r.pool.Do(context.Background(), a); err != nil {
+	if err := r.pool.Do(r.ctx, a); err != nil {
 		return fmt.Errorf("%v: %w", a, err)
 	}
 	g.Ack()
@@ -203,7 +208,6 @@ func span(op Op, l *modelLUN) (off, n int64, ok bool) {
 
 // data does a write, discard, zeroing or flush.
 func (r *runner) data(op Op, l *modelLUN, v Volume) error {
-	ctx := context.Background()
 	if op.Kind == OpFlush {
 		return r.flush(l, v)
 	}
@@ -221,9 +225,9 @@ func (r *runner) data(op Op, l *modelLUN, v Volume) error {
 	}
 	switch op.Kind {
 	case OpDiscard:
-		write = func() error { return v.Discard(ctx, off, n) }
+		write = func() error { return v.Discard(r.ctx, off, n) }
 	case OpWriteZeroes:
-		write = func() error { return v.WriteZeroes(ctx, off, n) }
+		write = func() error { return v.WriteZeroes(r.ctx, off, n) }
 	default:
 		p = Stamp(r.nextStamp(l.name, off, n), off, n)
 	}
@@ -240,7 +244,7 @@ func (r *runner) data(op Op, l *modelLUN, v Volume) error {
 
 func (r *runner) flush(l *modelLUN, v Volume) error {
 	f := r.model.BeginFlush(l.name)
-	if err := v.Flush(context.Background()); err != nil {
+	if err := v.Flush(r.ctx); err != nil {
 		return fmt.Errorf("flush: %w", err)
 	}
 	f.Ack()
@@ -259,36 +263,30 @@ func (r *runner) nextStamp(lun string, off, n int64) uint64 {
 func (r *runner) concurrent(op Op) error {
 	var runs []func() error
 	taken := map[string]bool{}
-	snapshots := 0
+	actions := 0
 	for _, part := range op.Parts {
-		if part.Kind == OpSnapshot {
+		switch part.Kind {
+		case OpSettle, OpSnapshot, OpDeleteSnapshot, OpClone:
 			a, err := r.action(part)
-			if err != nil || snapshots > 0 {
+			if part.Kind != OpSettle {
+				actions++
+			}
+			if err != nil || actions > 1 {
 				return errPassed
 			}
-			snapshots++
 			runs = append(runs, func() error { return r.manage(a) })
-			continue
-		}
-		if part.Kind > OpFlush {
+		case OpWrite, OpFUA, OpDiscard, OpWriteZeroes, OpFlush:
+			l, v, err := r.volume(part)
+			if err != nil {
+				return err
+			}
+			if part.Kind != OpFlush && !takeSectors(taken, part, l) {
+				return errPassed
+			}
+			runs = append(runs, func() error { return r.data(part, l, v) })
+		default:
 			return errPassed
 		}
-		l, v, err := r.volume(part)
-		if err != nil {
-			return err
-		}
-		if part.Kind != OpFlush {
-			off, n, ok := span(part, l)
-			for s := off / sectorSize; ok && s*sectorSize < off+n; s++ {
-				key := fmt.Sprint(l.id, s)
-				ok = !taken[key]
-				taken[key] = true
-			}
-			if !ok {
-				return errPassed
-			}
-		}
-		runs = append(runs, func() error { return r.data(part, l, v) })
 	}
 	errs := make([]error, len(runs))
 	var wg sync.WaitGroup
@@ -297,6 +295,18 @@ func (r *runner) concurrent(op Op) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// takeSectors notes the sectors that an operation changes, and tells whether
+// none was taken and there are any.
+func takeSectors(taken map[string]bool, op Op, l *modelLUN) bool {
+	off, n, ok := span(op, l)
+	for s := off / sectorSize; ok && s*sectorSize < off+n; s++ {
+		key := fmt.Sprint(l.id, s)
+		ok = !taken[key]
+		taken[key] = true
+	}
+	return ok
 }
 
 // freeName returns the first of a series of names that is not taken.

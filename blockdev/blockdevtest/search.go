@@ -19,8 +19,8 @@ type Search struct {
 	// them; nil for no second crash.
 	Again []Crash
 	// After is done after each recovery, to see that the pool is well; nil for
-	// a few writes, a snapshot and a flush.
-	After []Op
+	// flushes and a power cut, then a few writes and a snapshot.
+	After []Round
 	// Deadline ends the search early, unless zero.
 	Deadline time.Time
 }
@@ -32,7 +32,8 @@ type Tried struct {
 	Crashes   int // recoveries that were compared with the model
 }
 
-func (n *Tried) add(m Tried) {
+// Add adds to the counts.
+func (n *Tried) Add(m Tried) {
 	n.Sequences += m.Sequences
 	n.Points += m.Points
 	n.Crashes += m.Crashes
@@ -52,16 +53,19 @@ func AllKinds(seeds int) []Crash {
 	return c
 }
 
-func (s *Search) after() Round {
+func (s *Search) after() []Round {
 	if s.After != nil {
-		return Round{Ops: s.After}
+		return s.After
 	}
-	return Round{Ops: []Op{
+	flush := Round{Crashes: []Crash{{Kind: PowerCutLoseAll}}}
+	for i := range s.Config.withDefaults().LUNs + 1 {
+		flush.Ops = append(flush.Ops, Op{Kind: OpFlush, LUN: i})
+	}
+	return []Round{flush, {Ops: []Op{
 		{Kind: OpWrite, Off: 3*pageSize + 512, Len: pageSize},
 		{Kind: OpSnapshot},
 		{Kind: OpWrite, Off: 3 * pageSize, Len: pageSize},
-		{Kind: OpFlush},
-	}}
+	}}}
 }
 
 func (s *Search) late() bool { return !s.Deadline.IsZero() && time.Now().After(s.Deadline) }
@@ -74,14 +78,14 @@ func (s *Search) CrashEverywhere(ops []Op) (Tried, error) {
 	if err != nil {
 		return tried, err
 	}
-	if rep.Skipped > 0 {
+	if rep.Skipped[1] > 0 {
 		return Tried{}, nil // the same as a shorter list
 	}
 	// Where the engine has goroutines the number of calls may vary, so the
 	// end is where no crash came about.
 	for call := int64(1); !s.late(); call++ {
 		n, more, err := s.crashAt(ops, call)
-		tried.add(n)
+		tried.Add(n)
 		if err != nil || !more {
 			return tried, err
 		}
@@ -91,7 +95,8 @@ func (s *Search) CrashEverywhere(ops []Op) (Tried, error) {
 
 // caseOf returns the case that crashes the operations in a way.
 func (s *Search) caseOf(ops []Op, crashes ...Crash) Case {
-	return Case{Config: s.Config, Rounds: []Round{{Ops: s.Setup}, {Ops: ops, Crashes: crashes}, s.after()}}
+	rounds := []Round{{Ops: s.Setup}, {Ops: ops, Crashes: crashes}}
+	return Case{Config: s.Config, Rounds: append(rounds, s.after()...)}
 }
 
 // crashAt does the operations up to one call, and tries every outcome of a
@@ -106,6 +111,7 @@ func (s *Search) crashAt(ops []Op, call int64) (tried Tried, more bool, err erro
 	if _, err := r.operate(Round{Ops: s.Setup}, 0); err != nil {
 		return tried, false, r.failure("setup", err)
 	}
+	r.at = 1
 	if _, err := r.operate(Round{Ops: ops}, call); err != nil {
 		return tried, false, r.failure("operations", err)
 	}
@@ -147,6 +153,7 @@ func (s *Search) outcomes(r *run, ops []Op, crash Crash) (int, error) {
 // tells whether the second crash came about.
 func (s *Search) recover(stopped *run, c Case) (again bool, err error) {
 	r := stopped.fork(c)
+	r.at = 1
 	round := c.Rounds[1]
 	for j, crash := range round.Crashes {
 		next := int64(0)
@@ -162,8 +169,10 @@ func (s *Search) recover(stopped *run, c Case) (again bool, err error) {
 		}
 		again = true
 	}
-	if _, err := r.round(2, c.Rounds[2]); err != nil {
-		return again, errors.Join(err, r.abandon())
+	for i := 2; i < len(c.Rounds); i++ {
+		if _, err := r.round(i, c.Rounds[i]); err != nil {
+			return again, errors.Join(err, r.abandon())
+		}
 	}
 	if err := r.finish(); err != nil {
 		return again, errors.Join(r.failure("after the last round", err), r.abandon())
@@ -195,7 +204,7 @@ func (s *Search) Exhaustive(ops []Op, length, first, nth int) (Tried, error) {
 				continue
 			}
 			n, err := s.CrashEverywhere(sequence(ops, l, k))
-			tried.add(n)
+			tried.Add(n)
 			if err != nil {
 				return tried, err
 			}

@@ -13,8 +13,13 @@ const maxCallsTried = 200
 // lasts, and returns the shortest failure found.
 func Shrink(t Target, f *Failure, budget time.Duration) *Failure {
 	x := shrinker{target: t, best: f, end: time.Now().Add(budget)}
-	for again := true; again && time.Now().Before(x.end); {
-		again = x.rounds() || x.ops()
+	c := cloneCase(f.Case)
+	c.Rounds = c.Rounds[:min(f.Round+1, len(c.Rounds))]
+	x.try(c)
+	for _, x.move = range []bool{false, true} {
+		for again := true; again && time.Now().Before(x.end); {
+			again = x.rounds() || x.ops()
+		}
 	}
 	return x.best
 }
@@ -23,15 +28,20 @@ type shrinker struct {
 	target Target
 	best   *Failure
 	end    time.Time
+	move   bool // the last crash may come at another call
 }
 
-// try takes over a case if it fails, at the same calls or at others.
+// try takes over a case if it fails.
 func (x *shrinker) try(c Case) bool {
 	if f := x.fails(c); f != nil {
 		x.best = f
 		return true
 	}
-	for i, r := range c.Rounds {
+	if !x.move {
+		return false
+	}
+	for i := len(c.Rounds) - 1; i >= 0; i-- {
+		r := c.Rounds[i]
 		if len(r.Crashes) == 0 || r.Crashes[0].Call == 0 {
 			continue
 		}
@@ -43,6 +53,7 @@ func (x *shrinker) try(c Case) bool {
 				return true
 			}
 		}
+		return false
 	}
 	return false
 }
