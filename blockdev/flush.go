@@ -87,33 +87,49 @@ func (l *lun) flushOld() error {
 		if err := l.flushHead(h); err != nil {
 			return err
 		}
-		h.mu.Lock()
-		h.durable = true
-		h.mu.Unlock()
+		h.setDurable()
 	}
 	return nil
 }
 
 // flushHead flushes one layer. Failure is final for the LUN (invariant 10).
+// The gate is not held.
 func (l *lun) flushHead(h *head) error {
 	for {
-		h.mu.Lock()
-		durable := h.durable
-		h.mu.Unlock()
-		if durable {
-			return nil
-		}
-		err := h.flush(l.pool.segments)
-		if err == nil {
-			return nil
-		}
+		err := l.flushOnce(h)
 		if err != errJournalFull {
-			return l.fail(err)
+			return err
 		}
-		if err := l.makeRoom(h); err != nil {
+		if l.isHead(h) {
+			err = l.makeRoom(h)
+		} else if err = l.extendJournal(h); err != nil {
+			err = l.unlessDurable(h, l.metadataError, err)
+		}
+		if err != nil {
 			return err
 		}
 	}
+}
+
+// flushOnce is flushHead but for errJournalFull.
+func (l *lun) flushOnce(h *head) error {
+	if h.isDurable() {
+		return nil
+	}
+	err := h.flush(l.pool.segments)
+	if err == nil || err == errJournalFull {
+		return err
+	}
+	return l.unlessDurable(h, l.fail, err)
+}
+
+// unlessDurable passes an error on, unless the layer, swapped out, was synced
+// and sealed meanwhile, so that its journal is closed.
+func (l *lun) unlessDurable(h *head, pass func(error) error, err error) error {
+	if h.isDurable() {
+		return nil
+	}
+	return pass(err)
 }
 
 // Sizes of journal files. A layer begins with a small one; each further one is
@@ -125,12 +141,9 @@ const (
 	maxJournalBytes   = 48 << 20
 )
 
-// makeRoom extends the journal of a layer that has run full. The gate is not
+// makeRoom extends the journal of a head that has run full. The gate is not
 // held.
 func (l *lun) makeRoom(h *head) error {
-	if !l.isHead(h) {
-		return l.extendOnly(h)
-	}
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
 	if !h.journal.full() {
@@ -147,14 +160,14 @@ func (l *lun) extend(h *head) error {
 		_, err := l.checkpoint(h, nil)
 		return err
 	}
-	return l.extendOnly(h)
-}
-
-func (l *lun) extendOnly(h *head) error {
-	if err := h.journal.extend(l.pool.nextJournal(h.journal.lastLength())); err != nil {
+	if err := l.extendJournal(h); err != nil && l.isHead(h) {
 		return l.metadataError(err)
 	}
 	return nil
+}
+
+func (l *lun) extendJournal(h *head) error {
+	return h.journal.extend(l.pool.nextJournal(h.journal.lastLength()))
 }
 
 func (l *lun) isHead(h *head) bool {
@@ -202,7 +215,7 @@ func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
 	if err := h.journal.cut(from); err != nil {
 		return nil, l.fail(err)
 	}
-	return frozen, l.punch(frozen, trims)
+	return frozen, l.punch(h, frozen, trims)
 }
 
 func containsOrigin(origins []uint32, at place) bool {
@@ -247,27 +260,45 @@ func (p *Pool) writePresence(h presenceHeader, m *extentMap, owned func(place) b
 
 // punch gives back the space of trims, of which the durable map frozen says
 // that they are not used; those that have come into use again are passed by.
-func (l *lun) punch(frozen *extentMap, trims []trim) error {
+// If the head is swapped meanwhile, the rest is left to its sealing.
+// maintainMu is held.
+func (l *lun) punch(h *head, frozen *extentMap, trims []trim) error {
 	if len(trims) == 0 {
 		return nil
 	}
 	if err := l.pool.grace.wait(context.Background()); err != nil {
 		return err
 	}
-	var errs []error
 	for _, t := range trims {
-		for block, end := t.block, t.block+t.count; block < end; {
-			n := min(end-block, 16*stripeBlocks)
-			errs = append(errs, l.punchRange(frozen, t.origin, block, n))
-			block += n
+		for ; t.count > 0; t.block, t.count = t.block+punchStep(t.count), t.count-punchStep(t.count) {
+			punched, err := l.punchRange(h, frozen, t.origin, t.block, punchStep(t.count))
+			if err != nil {
+				return err
+			}
+			if !punched {
+				if !h.addTrim(t) {
+					l.scan.Store(true)
+				}
+				break
+			}
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
-// punchRange punches those blocks of an origin in a range that neither the
-// durable map nor the present one uses.
-func (l *lun) punchRange(frozen *extentMap, origin uint32, block, count uint64) error {
+// punchStep is how many of count blocks are looked at in one go.
+func punchStep(count uint64) uint64 { return min(count, 16*stripeBlocks) }
+
+// punchRange punches those blocks of an origin of the head's in a range that
+// neither the durable map nor the present one uses. It does nothing and
+// returns false if h is not the head any more: what it wrote since the durable
+// map was made then belongs to a snapshot, and the present map does not tell.
+func (l *lun) punchRange(h *head, frozen *extentMap, origin uint32, block, count uint64) (bool, error) {
+	l.gate.RLock()
+	defer l.gate.RUnlock()
+	if l.head != h {
+		return false, nil
+	}
 	unlock := l.lockStripes(block, count)
 	defer unlock()
 	used := dataPlace(origin)
@@ -283,5 +314,35 @@ func (l *lun) punchRange(frozen *extentMap, origin uint32, block, count uint64) 
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return true, errors.Join(errs...)
+}
+
+// punchSealed gives back the space of the trims of a layer whose map is final
+// and durable.
+func (p *Pool) punchSealed(final *extentMap, trims []trim) error {
+	if len(trims) == 0 {
+		return nil
+	}
+	if err := p.grace.wait(context.Background()); err != nil {
+		return err
+	}
+	for _, t := range trims {
+		if err := p.punchUnused(final, t.origin, t.block, t.count); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// punchUnused punches the blocks of an origin in a range that a final map does
+// not use.
+func (p *Pool) punchUnused(final *extentMap, origin uint32, block, count uint64) error {
+	for _, r := range final.runs(nil, block, count) {
+		if r.place != dataPlace(origin) {
+			if err := p.punchBlocks(origin, r.block, r.count); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -11,6 +11,9 @@ import (
 type head struct {
 	layer   uint32
 	journal *journal
+	// syncMu is held while segments are synced: a flush must not rely on a sync
+	// that another began and has not finished. It is taken before mu.
+	syncMu sync.Mutex
 	// foreign holds the origins that the layer owns beside its own, nil for
 	// none. It is replaced under the LUN's gate.
 	foreign atomic.Pointer[map[uint32]bool]
@@ -81,6 +84,18 @@ func (h *head) markDirty(s *segment) {
 	h.mu.Unlock()
 }
 
+func (h *head) setDurable() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.durable = true
+}
+
+func (h *head) isDurable() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.durable
+}
+
 // addTrim notes that blocks of an origin are not mapped any more. It returns
 // false if there were too many to be kept in mind.
 func (h *head) addTrim(t trim) bool {
@@ -103,6 +118,8 @@ func (h *head) takeTrims() []trim {
 
 // syncData makes durable all data written to the layer before the call.
 func (h *head) syncData(c *segmentCache) error {
+	h.syncMu.Lock()
+	defer h.syncMu.Unlock()
 	h.mu.Lock()
 	dirty := h.dirty
 	h.dirty = nil

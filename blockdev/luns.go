@@ -257,7 +257,7 @@ func (p *Pool) removeLUN(ctx context.Context, name string, o DeleteLUNOptions) (
 		return nil, err
 	}
 	for _, s := range snapshots {
-		p.snapshotHandles(s.ID).expire()
+		p.forgetSnapshot(s.ID)
 	}
 	l.handles.expire()
 	return l, nil

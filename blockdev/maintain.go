@@ -267,6 +267,7 @@ func (l *lun) seal(h *head) error {
 	if err := l.flushHead(h); err != nil {
 		return err
 	}
+	h.setDurable()
 	frozen, err := p.viewMap(h.layer)
 	if err != nil {
 		return err
@@ -288,7 +289,7 @@ func (l *lun) seal(h *head) error {
 	l.gate.Lock()
 	l.old = slices.DeleteFunc(l.old, func(o *head) bool { return o == h })
 	l.gate.Unlock()
-	err = l.punch(frozen, h.takeTrims())
+	err = p.punchSealed(frozen, h.takeTrims())
 	p.unpinView(h.layer)
 	return errors.Join(err, h.journal.close(), p.removeJournals(h.layer, ^uint64(0)))
 }
@@ -353,16 +354,7 @@ func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) 
 		return true, p.segments.remove(r.Origin)
 	}
 	if l := p.lunOfHead(r.Owner); l != nil {
-		frozen, err := l.checkpointHead()
-		if err != nil || frozen == nil {
-			return false, err
-		}
-		if err := p.grace.wait(ctx); err != nil {
-			return false, err
-		}
-		return true, p.eachAllocated(r.Origin, func(block, count uint64) error {
-			return l.punchRange(frozen, r.Origin, block, count)
-		})
+		return l.reclaim(ctx, r)
 	}
 	if r := p.cat.layer(r.Owner); r == nil || !r.Sealed {
 		return false, nil
@@ -375,15 +367,32 @@ func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) 
 		return false, err
 	}
 	return true, p.eachAllocated(r.Origin, func(block, count uint64) error {
-		for _, run := range own.runs(nil, block, count) {
-			if run.place != dataPlace(r.Origin) {
-				if err := p.punchBlocks(r.Origin, run.block, run.count); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+		return p.punchUnused(own, r.Origin, block, count)
 	})
+}
+
+// reclaim is reclaimSpace for an origin that the LUN's head owns.
+func (l *lun) reclaim(ctx context.Context, r reclaimRecord) (bool, error) {
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	h := l.currentHead()
+	if l.usable() != nil || h.layer != r.Owner {
+		return false, nil
+	}
+	frozen, err := l.checkpoint(h, nil)
+	if err != nil || frozen == nil {
+		return false, err
+	}
+	if err := l.pool.grace.wait(ctx); err != nil {
+		return false, err
+	}
+	complete := true
+	err = l.pool.eachAllocated(r.Origin, func(block, count uint64) error {
+		punched, err := l.punchRange(h, frozen, r.Origin, block, count)
+		complete = complete && punched
+		return err
+	})
+	return complete, err
 }
 
 // eachAllocated calls fn for the runs of blocks that may take space in the
@@ -396,13 +405,12 @@ func (p *Pool) eachAllocated(origin uint32, fn func(block, count uint64) error) 
 	if err != nil {
 		return err
 	}
-	const most = 16 * stripeBlocks
 	for _, shard := range shards {
 		base := uint64(shard) * uint64(p.shardBytes/BlockSize)
 		err := p.eachDataRange(segmentKey{origin, shard}, func(start, end int64) error {
 			first, last := uint64(start/BlockSize), uint64((end+BlockSize-1)/BlockSize)
 			for first < last {
-				n := min(last-first, most)
+				n := punchStep(last - first)
 				if err := fn(base+first, n); err != nil {
 					return err
 				}

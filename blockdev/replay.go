@@ -62,9 +62,7 @@ func scanJournal(fs blockfile.FS, layer uint32, from, nextSeq uint64, bootID str
 		}
 		s.files = append(s.files, f)
 		s.nextSeq = max(s.nextSeq, f.first+uint64(len(f.records)/recordSize))
-		if len(f.records) > 0 {
-			sameBoot = sameBoot && f.header.bootID == bootID
-		}
+		sameBoot = sameBoot && f.header.bootID == bootID
 		f.each(func(r record) {
 			if r.kind == recordCommit {
 				s.believed = max(s.believed, r.block)

@@ -231,7 +231,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, lun, name string, force bool)
 	if err := p.cat.commit(deleteSnapshot(s.ID)); err != nil {
 		return err
 	}
-	p.snapshotHandles(s.ID).expire()
+	p.forgetSnapshot(s.ID)
 	p.maintenance.wake()
 	return nil
 }
@@ -315,9 +315,7 @@ func (p *Pool) branch(l *lun, r *lunRecord, s *snapshotRecord, below *extentMap,
 	if err != nil {
 		return err
 	}
-	old.mu.Lock()
-	old.durable = true
-	old.mu.Unlock()
+	old.setDurable()
 	p.pinView(old.layer, l.m.Load())
 	l.old = append(l.old, old)
 	l.head = h
@@ -329,15 +327,11 @@ func (p *Pool) branch(l *lun, r *lunRecord, s *snapshotRecord, below *extentMap,
 // flushGated is flushHead for a caller that holds the gate.
 func (l *lun) flushGated(h *head) error {
 	for {
-		err := h.flush(l.pool.segments)
-		if err == nil {
-			return nil
-		}
-		if err != errJournalFull {
-			return l.fail(err)
-		}
-		if err := l.extendOnly(h); err != nil {
+		if err := l.flushOnce(h); err != errJournalFull {
 			return err
+		}
+		if err := l.extendJournal(h); err != nil {
+			return l.unlessDurable(h, l.metadataError, err)
 		}
 	}
 }

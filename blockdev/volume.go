@@ -101,6 +101,14 @@ func (p *Pool) snapshotHandles(id uint64) *handles {
 	return h
 }
 
+// forgetSnapshot makes the open volumes of a deleted snapshot stale.
+func (p *Pool) forgetSnapshot(id uint64) {
+	p.snapshotHandles(id).expire()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.snapHandles, id)
+}
+
 // OpenLUN opens a LUN for reading and writing. client names who does, for
 // messages that say what is in the way.
 func (p *Pool) OpenLUN(name, client string) (*Volume, error) {
