@@ -48,9 +48,10 @@ func TestBusy(t *testing.T) {
 		{"ext4-fast_commit", "commit=300", []string{"-t", "ext4", "-b", "4096", "-O", "fast_commit"}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			b := startBusy(t, v.options, v.args)
-			for range 3 {
-				time.Sleep(150 * time.Millisecond) // the writers are to get somewhere
+			for i := range 2 {
+				b.wait(40 * (i + 1))
 				image, acked := b.freeze()
 				checkBusy(t, image, acked, v.name == "ext4-fast_commit")
 			}
@@ -70,7 +71,17 @@ type busy struct {
 	stop func()
 
 	mu    sync.Mutex
+	more  *sync.Cond                   // of acked
 	acked map[string][sha256.Size]byte // files that are on disk, and stay
+}
+
+// wait waits until n files are on disk.
+func (b *busy) wait(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.acked) < n && !b.t.Failed() {
+		b.more.Wait()
+	}
 }
 
 func startBusy(t testing.TB, options string, args []string) *busy {
@@ -85,6 +96,7 @@ func startBusy(t testing.TB, options string, args []string) *busy {
 	command(t, "mke2fs", append(append([]string{"-q", "-F", "-J", "size=8"}, args...), image)...)
 	dir, unmount := mount(t, image, options)
 	b := &busy{t: t, outer: outer, dir: dir, quit: make(chan struct{}), acked: make(map[string][sha256.Size]byte)}
+	b.more = sync.NewCond(&b.mu)
 	for i := range 4 {
 		w := &writer{b: b, dir: filepath.Join(dir, fmt.Sprint("writer", i)), rng: rand.New(rand.NewPCG(uint64(i), 5))}
 		b.wg.Go(w.run)
@@ -124,6 +136,7 @@ type writer struct {
 func (w *writer) run() {
 	if err := os.Mkdir(w.dir, 0o755); err != nil {
 		w.b.t.Error(err)
+		w.b.more.Signal()
 		return
 	}
 	for {
@@ -139,6 +152,7 @@ func (w *writer) run() {
 		err := w.step()
 		if err != nil && !errors.Is(err, unix.ENOSPC) {
 			w.b.t.Error(err)
+			w.b.more.Signal()
 			return
 		}
 	}
@@ -185,9 +199,6 @@ func (w *writer) bytes() []byte {
 func (w *writer) keep() error {
 	content := w.bytes()
 	name := fmt.Sprintf("keep%d", w.n)
-	if len(w.b.acked) > 600 {
-		return nil
-	}
 	f, err := os.Create(w.path(name))
 	if err != nil {
 		return err
@@ -210,6 +221,7 @@ func (w *writer) keep() error {
 	w.b.mu.Lock()
 	defer w.b.mu.Unlock()
 	w.b.acked[filepath.Join(filepath.Base(w.dir), name)] = sha256.Sum256(content)
+	w.b.more.Signal()
 	return nil
 }
 

@@ -242,7 +242,7 @@ func (c *comparison) content(path string, ino tree.Ino, size int64) {
 }
 
 func (c *comparison) piece(path string, r, kernel io.ReaderAt, off, n int64) {
-	got, want := make([]byte, n), make([]byte, n)
+	got, want := bytes.Repeat([]byte{0xee}, int(n)), make([]byte, n)
 	if m, err := r.ReadAt(got, off); m < len(got) {
 		c.errorf(path, "ReadAt %d+%d: %d, %v", off, n, m, err)
 		return

@@ -41,8 +41,9 @@ func TestDamage(t *testing.T) {
 		{"ext2", []string{"-t", "ext2", "-b", "1024"}, false, false},
 	} {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			d := newDamage(t, makeDamageImage(t, v.args, v.dirty))
-			trials, first := number("ROWAN_DAMAGE_TRIALS", 100), number("ROWAN_DAMAGE_SEED", 0)
+			trials, first := number("ROWAN_DAMAGE_TRIALS", 50), number("ROWAN_DAMAGE_SEED", 0)
 			for seed := first; seed < first+trials; seed++ {
 				d.trial(seed, v.checked)
 			}
@@ -239,6 +240,13 @@ const (
 func manifestOf(fsys tree.FileSystem, visit func(tree.Ino)) (map[string]string, []error) {
 	m := &manifestWalk{fsys: fsys, visit: visit, out: make(map[string]string), budget: maxManifestBytes}
 	m.walk("", fsys.Root(), 0)
+	return m.out, m.errs
+}
+
+// manifestFrom is manifest for the file ino and what is below it.
+func manifestFrom(fsys tree.FileSystem, ino tree.Ino) (map[string]string, []error) {
+	m := &manifestWalk{fsys: fsys, visit: func(tree.Ino) {}, out: make(map[string]string), budget: maxManifestBytes}
+	m.walk("", ino, 0)
 	return m.out, m.errs
 }
 

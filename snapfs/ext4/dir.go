@@ -17,12 +17,13 @@ var errFound = errors.New("found")
 type listing struct {
 	entries []tree.DirEntry
 	byName  map[string]tree.Ino
+	damage  error // what kept other entries from being listed
 }
 
 // newListing makes a listing. twice is a name that occurs twice, if one does;
 // the first one counts.
 func newListing(entries []tree.DirEntry) (l *listing, twice string) {
-	l = &listing{entries, make(map[string]tree.Ino, len(entries))}
+	l = &listing{entries: entries, byName: make(map[string]tree.Ino, len(entries))}
 	for _, e := range entries {
 		if _, have := l.byName[e.Name]; have {
 			twice = e.Name
@@ -100,7 +101,7 @@ func (f *FS) scanFor(in *inode, name string) (ino tree.Ino, err error) {
 // error the listing has what could be read.
 func (f *FS) list(ino tree.Ino) (*listing, error) {
 	if l, ok := f.listings.get(ino); ok {
-		return l, nil
+		return l, l.damage
 	}
 	in, err := f.directory(ino)
 	if err != nil {
@@ -123,7 +124,8 @@ func (f *FS) list(ino tree.Ino) (*listing, error) {
 	if err == nil && twice != "" {
 		err = in.corrupt("directory with two names %q", twice)
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, ErrCorrupt) { // an error of reading may pass
+		l.damage = err
 		f.listings.put(ino, l, len(entries)+1)
 	}
 	return l, err

@@ -164,6 +164,7 @@ func TestFastCommit(t *testing.T) {
 		}, noKernel: "Linux 6.18 refuses the mount if a file without a name was synced"},
 	} {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			image := makeImage(t, 64<<20, append([]string{"-t", "ext4", "-b", "4096", "-J", "size=16", "-O", "fast_commit"}, v.args...)...)
 			dir, unmount := mount(t, image, "commit=300,noatime")
 			w := &fcWork{population{t: t, dir: dir, rng: rand.New(rand.NewPCG(v.seed, 9))}}

@@ -63,6 +63,17 @@ func makeImage(t testing.TB, size int64, args ...string) string {
 	return path
 }
 
+// makeDirtyImage is makeImage on a disk on which something was before.
+func makeDirtyImage(t testing.TB, size int64, args ...string) string {
+	t.Helper()
+	path := makeImage(t, size, args...)
+	if err := os.WriteFile(path, bytes.Repeat([]byte("old content; "), int(size/13+1))[:size], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "mke2fs", append([]string{"-q", "-F", "-E", "nodiscard"}, append(args, path)...)...)
+	return path
+}
+
 // mount mounts an image through a loop device. The function that it returns
 // unmounts it; so does the end of the test.
 func mount(t testing.TB, image string, options ...string) (dir string, unmount func()) {

@@ -30,7 +30,7 @@ func TestKernel(t *testing.T) {
 		{"ext4-bigalloc-1k", []string{"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384"}, 1 << 41},
 		{"ext4-inline", []string{"-t", "ext4", "-b", "4096", "-O", "inline_data"}, 1 << 43},
 		{"ext4-inline-1k", []string{"-t", "ext4", "-b", "1024", "-I", "1024", "-O", "inline_data"}, 1 << 41},
-		{"ext4-meta_bg", []string{"-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode"}, 1 << 41},
+		{"ext4-meta_bg", []string{"-t", "ext4", "-b", "1024", "-g", "512", "-O", "meta_bg,^resize_inode"}, 1 << 41},
 		{"ext4-seed", []string{"-t", "ext4", "-b", "4096", "-O", "metadata_csum,metadata_csum_seed,sparse_super2"}, 1 << 43},
 		{"ext4-ea_inode", []string{"-t", "ext4", "-b", "4096", "-O", "ea_inode,large_dir"}, 1 << 43},
 		{"ext4-encrypt-mmp", []string{"-t", "ext4", "-b", "4096", "-O", "encrypt,mmp"}, 1 << 43},
@@ -38,7 +38,8 @@ func TestKernel(t *testing.T) {
 		{"ext4-nojournal", []string{"-t", "ext4", "-b", "4096", "-O", "^has_journal,^flex_bg"}, 1 << 43},
 	} {
 		t.Run(v.name, func(t *testing.T) {
-			image := makeImage(t, 96<<20, append(v.args, "-N", "8000")...)
+			t.Parallel()
+			image := makeDirtyImage(t, 72<<20, append(v.args, "-N", "8000")...)
 			dir, unmount := mount(t, image)
 			p := &population{t: t, dir: dir, rng: rand.New(rand.NewPCG(3, 4)), manyNames: 2500, farOffset: v.far}
 			p.all()

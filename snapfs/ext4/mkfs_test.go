@@ -47,6 +47,7 @@ func TestMke2fs(t *testing.T) {
 		{"4k-no-sparse-super", []string{"-t", "ext4", "-b", "4096", "-g", "4096", "-O", "^sparse_super,^metadata_csum,^resize_inode"}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			source := source
 			if strings.HasSuffix(v.name, "-sparse") { // with inline_data, mke2fs 1.47.0 makes wrong files of such
 				source = sparse.dir

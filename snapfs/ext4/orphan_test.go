@@ -29,6 +29,7 @@ func TestOrphans(t *testing.T) {
 		{"ext2", []string{"-t", "ext2", "-b", "4096"}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
 			image := makeImage(t, 64<<20, v.args...)
 			dir, unmount := mount(t, image)
 			p := &population{t: t, dir: dir, rng: rand.New(rand.NewPCG(1, 1))}

@@ -237,13 +237,12 @@ func (holes) runAt(b fileBlock) (run, error) { return run{0, maxFileBlocks - uin
 
 // TestLayOut: a file that has a block twice is refused.
 func TestLayOut(t *testing.T) {
-	in := mapInode(nil, 0)
 	area := make([]byte, 60)
 	for i, b := range []uint32{7, 8, 9, 0, 0, 20, 21} {
 		binary.LittleEndian.PutUint32(area[4*i:], b)
 	}
 	f := testFS(nil)
-	in = mapInode(area, 0)
+	in := mapInode(area, 0)
 	m, _ := f.blockMap(in)
 	runs, err := layOut(in, m, 10)
 	want := []placedRun{{0, run{7, 3}}, {3, run{0, 2}}, {5, run{20, 2}}, {7, run{0, 3}}}
@@ -321,6 +320,55 @@ func TestTime(t *testing.T) {
 		binary.LittleEndian.PutUint32(in.raw[0x88:], c.extra)
 		if got := in.time(0x10, 0x88); !got.Equal(c.want) {
 			t.Errorf("%d, %#x: %v, expected %v", c.sec, c.extra, got, c.want)
+		}
+	}
+}
+
+// TestRecLen: lengths in blocks of 64 KiB.
+func TestRecLen(t *testing.T) {
+	large, small := &superblock{blockSize: 1 << 16}, &superblock{blockSize: 1 << 15}
+	for stored, want := range map[uint16]int{0: 1 << 16, 0xffff: 1 << 16, 12: 12, 0xfffc: 0xfffc, 0x11: 0x10010} {
+		if got := large.recLen(stored); got != want {
+			t.Errorf("%#x: %#x, expected %#x", stored, got, want)
+		}
+		if got := small.recLen(stored); got != int(stored) {
+			t.Errorf("%#x: %#x in a small block", stored, got)
+		}
+	}
+}
+
+func TestGroupHasSuper(t *testing.T) {
+	sparse := map[uint32]bool{0: true, 1: true, 3: true, 5: true, 7: true, 9: true, 25: true, 27: true, 49: true, 81: true}
+	for g := range uint32(100) {
+		for sb, want := range map[*superblock]bool{
+			{roCompat: roSparseSuper}: sparse[g],
+			{}:                        true,
+			{roCompat: roSparseSuper, compat: compatSparseSuper2, backupGroups: [2]uint32{1, 64}}: g == 0 || g == 1 || g == 64,
+		} {
+			if got := sb.groupHasSuper(g); got != want {
+				t.Errorf("group %d, %+v: %v", g, sb, got)
+			}
+		}
+	}
+}
+
+// TestOrphanBlock: a block of the orphan file is verified.
+func TestOrphanBlock(t *testing.T) {
+	image := make([]byte, 4<<10)
+	b := image[2048:3072]
+	binary.LittleEndian.PutUint32(b[1016:], orphanMagic)
+	in := mapInode(nil, 0)
+	in.seed = 77
+	binary.LittleEndian.PutUint32(b[1020:], crc32c(crc32cUint64(in.seed, 2), b[:1016]))
+	for off := -1; off < 1024; off += 3 {
+		damaged := bytes.Clone(image)
+		if off >= 0 {
+			damaged[2048+off] ^= 4
+		}
+		f := testFS(damaged)
+		f.sb.roCompat, f.orphans = roMetadataCsum, make(map[uint32]bool)
+		if err := f.orphanBlock(in, 2); errors.Is(err, ErrCorrupt) != (off >= 0) {
+			t.Errorf("byte %d: %v", off, err)
 		}
 	}
 }

@@ -21,7 +21,6 @@ type population struct {
 
 	manyNames int   // in the large directory
 	farOffset int64 // of data in a sparse file
-	deviceMax int   // largest minor number
 }
 
 func (p *population) path(name string) string { return filepath.Join(p.dir, name) }
