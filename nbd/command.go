@@ -148,7 +148,7 @@ func (s *session) carryOut(x *exchange) {
 // readData reads what x asks for and makes the reply, unless that fails.
 func (s *session) readData(x *exchange) (made bool, err error) {
 	n := int(x.Length)
-	if n > maxInlineRead && s.style != wire.Simple && x.Flags&wire.CmdFlagDF == 0 {
+	if n >= minSparseRead && s.style != wire.Simple && x.Flags&wire.CmdFlagDF == 0 {
 		if made, err := s.readSparse(x); made || err != nil {
 			return made, err
 		}

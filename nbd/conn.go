@@ -14,6 +14,10 @@ import (
 // so that the last replies are not lost to a reset.
 const lingerTime = time.Second
 
+// socketBufferBytes is how much of replies the system is asked to hold for a
+// client on a unix socket. TCP finds its own measure.
+const socketBufferBytes = 1 << 20
+
 // conn is one client.
 type conn struct {
 	srv  *Server
@@ -63,6 +67,10 @@ func (c *conn) transmit(h *handshake, n *negotiated) {
 			log.Warn("nbd: closing the export failed", "err", err)
 		}
 	}()
+	if u, ok := c.nc.(*net.UnixConn); ok {
+		// Larger pieces of large replies. The system may allow for less.
+		u.SetWriteBuffer(socketBufferBytes)
+	}
 	s := newSession(c.srv, h.conn, n, log)
 	if !c.begin(s) {
 		return

@@ -5,8 +5,17 @@ import (
 	"net"
 )
 
-// inboxBytes is the size of the buffer that requests are read into.
-const inboxBytes = 128 << 10
+const (
+	// inboxBytes is the size of the buffer that requests are read into.
+	inboxBytes = 128 << 10
+	// maxInboxPayload is the length in bytes of the longest payload that is
+	// served from there. Longer ones have buffers of their own.
+	maxInboxPayload = 64 << 10
+	// afterLargeBytes is how much is read at a time after a large payload: the
+	// next request is likely to have one too, which is better read to where it
+	// belongs than copied there.
+	afterLargeBytes = 64
+)
 
 // inbox reads the requests of one connection, as many with one system call as
 // have arrived.
@@ -14,6 +23,8 @@ type inbox struct {
 	conn net.Conn
 	buf  []byte
 	r, w int // what lies in buf[r:w] was received and not taken yet
+	// afterLarge is set when the last request had a large payload.
+	afterLarge bool
 }
 
 // peek returns what was received and not taken yet.
@@ -31,7 +42,12 @@ func (in *inbox) fill() error {
 		in.w = copy(in.buf, in.buf[in.r:in.w])
 		in.r = 0
 	}
-	n, err := in.conn.Read(in.buf[in.w:])
+	room := in.buf[in.w:]
+	if in.afterLarge {
+		room = room[:min(len(room), afterLargeBytes)]
+		in.afterLarge = false
+	}
+	n, err := in.conn.Read(room)
 	in.w += n
 	if n > 0 {
 		return nil
@@ -47,7 +63,8 @@ func (in *inbox) readFull(p []byte) error {
 	n := copy(p, in.peek())
 	in.take(n)
 	_, err := io.ReadFull(in.conn, p[n:])
-	return err
+	in.afterLarge = true
+	return unexpected(err)
 }
 
 // discard takes n bytes and forgets them.

@@ -8,13 +8,16 @@ import (
 
 const (
 	// maxInlineRead and maxInlineWrite are the lengths in bytes up to which
-	// the reader serves requests itself.
-	maxInlineRead  = 32 << 10
-	maxInlineWrite = 64 << 10
+	// the reader serves requests itself: what is copied in less time than it
+	// takes to wake a worker.
+	maxInlineRead  = 256 << 10
+	maxInlineWrite = 256 << 10
 
 	// batchBytes is the size of a batch of replies. One that has no room for
-	// the next reply is handed out.
-	batchBytes = 128 << 10
+	// the next reply is handed out. maxBatchedRead is the length in bytes of
+	// the longest read whose data goes into a batch.
+	batchBytes     = 128 << 10
+	maxBatchedRead = 32 << 10
 
 	// A write that took longer than slowWrite makes the writes of the next
 	// slowPause go to the workers.
@@ -37,6 +40,27 @@ func (s *session) readInline(req *wire.Request, began time.Time) (done bool, err
 	s.commit(head + n)
 	s.observe(req, 0, began)
 	return true, nil
+}
+
+// readAlone serves a read that is too long for a batch, at once if that needs
+// no waiting.
+func (s *session) readAlone(req wire.Request, began time.Time) error {
+	n := int(req.Length)
+	x, err := s.exchange(req, n, began)
+	if err != nil {
+		return err
+	}
+	if s.try.TryReadAt(x.buf.payload(n), int64(req.Offset)) != nil {
+		return s.enqueue(x)
+	}
+	s.addData(x, 0, n, wire.ChunkFlagDone)
+	s.observe(&req, 0, began)
+	if err := s.flush(); err != nil {
+		s.free(x)
+		return err
+	}
+	s.out.send(x)
+	return nil
 }
 
 // writeInline serves a write at once, unless writes have been slow.

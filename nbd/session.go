@@ -133,7 +133,7 @@ func (s *session) read() error {
 		if payload > wire.MaxPayload {
 			return fmt.Errorf("nbd: %v with a payload of %d bytes", req.Type, payload)
 		}
-		if payload > maxInlineWrite {
+		if payload > maxInboxPayload {
 			s.in.take(header)
 			err = s.receive(req, int(payload))
 		} else if end := header + int(payload); len(b) < end {
@@ -157,7 +157,15 @@ func (s *session) fill() error {
 		return net.ErrClosed
 	}
 	err := s.in.fill()
-	if err == io.EOF && len(s.in.peek()) > 0 {
+	if len(s.in.peek()) > 0 {
+		return unexpected(err)
+	}
+	return err
+}
+
+// unexpected makes the end of the stream an error where more has to come.
+func unexpected(err error) error {
+	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -175,10 +183,12 @@ func (s *session) serve(req wire.Request, payload []byte) error {
 	switch {
 	case req.Length == 0 && req.Type != wire.CmdFlush:
 		return s.reply(&req, nil, began)
-	case req.Type == wire.CmdRead && s.try != nil && req.Length <= maxInlineRead:
+	case req.Type == wire.CmdRead && s.try != nil && req.Length <= maxBatchedRead:
 		if done, err := s.readInline(&req, began); done || err != nil {
 			return err
 		}
+	case req.Type == wire.CmdRead && s.try != nil && req.Length <= maxInlineRead:
+		return s.readAlone(req, began)
 	case req.Type == wire.CmdWrite && req.Flags&wire.CmdFlagFUA == 0:
 		if done, err := s.writeInline(&req, payload, began); done || err != nil {
 			return err
@@ -198,7 +208,7 @@ func (s *session) receive(req wire.Request, payload int) error {
 			return err
 		}
 		if err := s.in.discard(payload); err != nil {
-			return err
+			return unexpected(err)
 		}
 		return s.refuse(&req, refused, began)
 	}
@@ -219,6 +229,12 @@ func (s *session) receive(req wire.Request, payload int) error {
 	if err != nil {
 		s.free(x)
 		return err
+	}
+	if req.Type == wire.CmdWrite && payload <= maxInlineWrite && req.Flags&wire.CmdFlagFUA == 0 {
+		if done, err := s.writeInline(&req, x.in, began); done || err != nil {
+			s.free(x)
+			return err
+		}
 	}
 	return s.enqueue(x)
 }

@@ -3,6 +3,9 @@ package nbd
 import "github.com/rowan-storage/rowan/nbd/wire"
 
 const (
+	// minSparseRead is the length in bytes from which on a read that a worker
+	// serves shows holes as such.
+	minSparseRead = 64 << 10
 	// minHoleBytes is the length of the shortest hole that a read shows as a
 	// hole. It leaves room for the headers of two chunks in its place.
 	minHoleBytes = 4096
@@ -16,7 +19,7 @@ type run struct {
 	data     bool
 }
 
-// readSparse answers a large read with a chunk for each run of data and each
+// readSparse answers a read with a chunk for each run of data and each
 // hole. It makes no reply if the device cannot tell or has no holes there.
 func (s *session) readSparse(x *exchange) (made bool, err error) {
 	var room [maxReadChunks]run

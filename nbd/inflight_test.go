@@ -1,0 +1,147 @@
+package nbd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rowan-storage/rowan/nbd/wire"
+)
+
+// A client that got no answer to anything yet gets all of them, whatever order
+// and sizes the requests come in and however they are cut into packets.
+func TestManyRequestsInFlight(t *testing.T) {
+	for _, style := range styles() {
+		d := newMemDevice(4 << 20)
+		d.fill(0, 4<<20)
+		c := entered(t, serveDevice(t, d), style)
+		random := rand.New(rand.NewPCG(3, uint64(style)))
+		var all []byte
+		reqs := map[uint64]wire.Request{}
+		for i := range uint64(400) {
+			n := uint64(1 + random.IntN(9000))
+			if i%40 == 0 {
+				n = uint64(random.IntN(300 << 10))
+			}
+			r := wire.Request{Type: wire.CmdRead, Cookie: i, Offset: random.Uint64N(3 << 20), Length: n}
+			switch random.IntN(4) {
+			case 0:
+				r = wire.Request{Type: wire.CmdFlush, Cookie: i}
+			case 1:
+				r = wire.Request{Type: wire.CmdCache, Cookie: i, Offset: r.Offset, Length: n}
+			}
+			reqs[i] = r
+			all = wire.AppendRequest(all, r, style == wire.Extended)
+		}
+		go func() {
+			for rest := all; len(rest) > 0; {
+				n := min(len(rest), 1+random.IntN(1500))
+				if _, err := c.Write(rest[:n]); err != nil {
+					return // reading will tell
+				}
+				rest = rest[n:]
+			}
+		}()
+		for len(reqs) > 0 {
+			cookie := c.peekCookie()
+			r, ok := reqs[cookie]
+			if !ok {
+				t.Fatalf("a reply to no request: %d", cookie)
+			}
+			delete(reqs, cookie)
+			a := c.peeked.read(r)
+			if a.errno != 0 || r.Type == wire.CmdRead && !bytes.Equal(a.data, d.data[r.Offset:r.Offset+r.Length]) {
+				t.Fatalf("%v: error %d or wrong data", r, a.errno)
+			}
+		}
+	}
+}
+
+// Replies leave even though the client sends nothing more.
+func TestNoReplyWaitsForTheNextRequest(t *testing.T) {
+	d := newMemDevice(1 << 20)
+	c := entered(t, serveDevice(t, d), wire.Simple)
+	for n := 1; n <= 64; n++ {
+		var all []byte
+		for i := range n {
+			all = wire.AppendRequest(all, wire.Request{Type: wire.CmdRead, Cookie: uint64(i), Length: 4096}, false)
+		}
+		// A part of the next request must not hold the replies up either.
+		part := wire.AppendRequest(nil, wire.Request{Type: wire.CmdFlush, Cookie: 99}, false)
+		c.send(append(all, part[:n%28]...))
+		for i := range n {
+			c.read(wire.Request{Type: wire.CmdRead, Cookie: uint64(i), Length: 4096})
+		}
+		c.send(part[n%28:])
+		c.read(wire.Request{Type: wire.CmdFlush, Cookie: 99})
+	}
+}
+
+// A request that waits does not keep others waiting.
+func TestSlowRequestsDoNotHoldUpOthers(t *testing.T) {
+	d := newMemDevice(1 << 20)
+	release := make(chan struct{})
+	d.onFlush = func(int64, int) error { <-release; return nil }
+	c := entered(t, serveDevice(t, d), wire.Simple)
+	c.request(wire.Request{Type: wire.CmdFlush, Cookie: 1})
+	c.wantErrno(0, wire.Request{Type: wire.CmdRead, Cookie: 2, Length: 4096})
+	c.wantErrno(0, wire.Request{Type: wire.CmdWrite, Cookie: 3, Length: 1}, 1)
+	c.wantErrno(0, wire.Request{Type: wire.CmdRead, Cookie: 4, Length: 512 << 10})
+	close(release)
+	c.read(wire.Request{Type: wire.CmdFlush, Cookie: 1})
+}
+
+// After a slow write, writes no longer hold up the requests behind them.
+func TestSlowWritesGoToTheWorkers(t *testing.T) {
+	d := newMemDevice(1 << 20)
+	release := make(chan struct{})
+	var once sync.Once
+	d.onWrite = func(off int64, _ int) error {
+		once.Do(func() { time.Sleep(2 * slowWrite) })
+		if off == 512 {
+			<-release
+		}
+		return nil
+	}
+	c := entered(t, serveDevice(t, d), wire.Simple)
+	both := wire.AppendRequest(nil, wire.Request{Type: wire.CmdWrite, Cookie: 1, Length: 512}, false)
+	both = append(both, make([]byte, 512)...)
+	both = wire.AppendRequest(both, wire.Request{Type: wire.CmdWrite, Cookie: 2, Offset: 512, Length: 512}, false)
+	both = append(both, make([]byte, 512)...)
+	c.send(both)
+	c.read(wire.Request{Type: wire.CmdWrite, Cookie: 1})
+	c.wantErrno(0, wire.Request{Type: wire.CmdRead, Cookie: 3, Length: 512})
+	close(release)
+	c.read(wire.Request{Type: wire.CmdWrite, Cookie: 2})
+}
+
+func TestDisconnectAnswersWhatIsInFlight(t *testing.T) {
+	d := newMemDevice(1 << 20)
+	release := make(chan struct{})
+	d.onFlush = func(int64, int) error { <-release; return nil }
+	s := serveDevice(t, d)
+	c := entered(t, s, wire.Structured)
+	for range 20 {
+		c.request(wire.Request{Type: wire.CmdFlush, Cookie: 7})
+	}
+	c.request(wire.Request{Type: wire.CmdDisc})
+	eventually(t, "the flushes begin", func() bool { return d.flushes.Load() > 0 })
+	close(release)
+	for range 20 {
+		c.read(wire.Request{Type: wire.CmdFlush, Cookie: 7})
+	}
+	c.wantClosed()
+	eventually(t, "the export is closed", func() bool { return s.exports.count() == 0 })
+}
+
+// peekCookie returns the cookie of the next reply, which c.peeked then reads.
+func (c *rawClient) peekCookie() uint64 {
+	c.Helper()
+	b := make([]byte, 16)
+	mustReadFull(c, c, b)
+	c.peeked = &rawClient{TB: c.TB, Conn: &prefixConn{c.Conn, b}, style: c.style}
+	return binary.BigEndian.Uint64(b[8:])
+}
