@@ -49,7 +49,7 @@ func TestFioVerify(t *testing.T) {
 			args := append([]string{
 				"--name=verify", "--ioengine=nbd", "--uri=" + s.uri(""), fmt.Sprintf("--size=%d", size),
 				fmt.Sprintf("--offset_increment=%d", size), fmt.Sprintf("--numjobs=%d", test.jobs),
-				"--group_reporting", "--verify_fatal=1", "--thread",
+				"--group_reporting", "--verify_fatal=1", "--verify_state_save=0", "--thread",
 			}, test.args...)
 			mustRun(t, "fio", args...)
 		})
