@@ -68,56 +68,54 @@ func child(text string) int {
 }
 
 // fileBackend serves a file of the disk. Removing FILE.up breaks the
-// connection; a flush is noted in FILE.flushed.
+// connection.
 type fileBackend struct{ file string }
 
-func (b fileBackend) Connect(context.Context, string) (attach.Connection, error) {
-	c := &fileConnection{file: b.file, lost: make(chan struct{}), closed: make(chan struct{})}
-	go c.watch()
-	return c, nil
-}
-
-func (fileBackend) Kernel(context.Context, string, bool) (attach.KernelDevice, error) {
+func (fileBackend) Kernel(context.Context, string) (attach.KernelDevice, error) {
 	return nil, errors.ErrUnsupported
 }
 
-func (b fileBackend) ServeFile(dir string, _ attach.Connection, _ bool) (attach.FileServer, error) {
-	return fileServer(b), os.WriteFile(b.file+".served", []byte(dir), 0o600)
+// ServeFile mounts the directory of the file on dir.
+func (b fileBackend) ServeFile(_ context.Context, _, dir string, _ bool) (attach.FileServer, error) {
+	if _, err := os.Stat(b.file); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount(filepath.Dir(b.file), dir, "", unix.MS_BIND, ""); err != nil {
+		return nil, err
+	}
+	s := &fileServer{file: b.file, dir: dir, lost: make(chan struct{}), closed: make(chan struct{})}
+	go s.watch()
+	return s, nil
 }
 
-type fileServer struct{ file string }
-
-func (s fileServer) Path() string { return s.file }
-func (s fileServer) Close() error { return nil }
-
-type fileConnection struct {
-	file         string
+type fileServer struct {
+	file, dir    string
 	lost, closed chan struct{}
 }
 
-func (c *fileConnection) watch() {
+func (s *fileServer) Path() string          { return filepath.Join(s.dir, filepath.Base(s.file)) }
+func (s *fileServer) Lost() <-chan struct{} { return s.lost }
+
+func (s *fileServer) Close() error {
+	if err := unix.Unmount(s.dir, 0); err != nil {
+		return err
+	}
+	close(s.closed)
+	return nil
+}
+
+func (s *fileServer) watch() {
 	for {
-		if _, err := os.Stat(c.file + ".up"); err != nil {
-			close(c.lost)
+		if _, err := os.Stat(s.file + ".up"); err != nil {
+			close(s.lost)
 			return
 		}
 		select {
-		case <-c.closed:
+		case <-s.closed:
 			return
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-}
-
-func (c *fileConnection) Lost() <-chan struct{} { return c.lost }
-
-func (c *fileConnection) Flush(context.Context) error {
-	return os.WriteFile(c.file+".flushed", nil, 0o600)
-}
-
-func (c *fileConnection) Close() error {
-	close(c.closed)
-	return nil
 }
 
 // fixture is a manager whose holders serve one file.
@@ -134,7 +132,10 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	needLoop(t)
 	dir := t.TempDir()
-	f := &fixture{t: t, base: filepath.Join(dir, "base"), file: filepath.Join(dir, "content")}
+	f := &fixture{t: t, base: filepath.Join(dir, "base"), file: filepath.Join(dir, "data", "content")}
+	if err := os.Mkdir(filepath.Dir(f.file), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	f.write("", 8<<20)
 	f.write(".up", 0)
 	f.Manager = &attach.Manager{Dir: attach.DirOf(f.base, "/run/x/api.sock"), Start: f.start}
@@ -268,9 +269,6 @@ func TestAttachAndDetach(t *testing.T) {
 	if err != nil || len(done) != 1 || done[0].Device != r.Device {
 		t.Errorf("detached %+v (%v)", done, err)
 	}
-	if _, err := os.Stat(f.file + ".flushed"); err != nil {
-		t.Errorf("what was written was not flushed: %v", err)
-	}
 	content, err := os.ReadFile(f.file)
 	if err != nil {
 		t.Fatal(err)
@@ -340,8 +338,8 @@ func TestMountedDeviceIsNotDetached(t *testing.T) {
 	}
 }
 
-// TestHolderRefuses goes past the look that Detach takes first.
-func TestHolderRefuses(t *testing.T) {
+// TestClaimedDeviceIsNotDetached goes past the look that Detach takes first.
+func TestClaimedDeviceIsNotDetached(t *testing.T) {
 	f := newFixture(t)
 	r := f.attach("web")
 	fd, err := unix.Open(r.Device, unix.O_RDWR|unix.O_EXCL, 0)
@@ -350,8 +348,7 @@ func TestHolderRefuses(t *testing.T) {
 	}
 	// This process does not count as a user, the kernel's claim does.
 	_, err = f.Detach(context.Background(), "web")
-	var refused *attach.RefusedError
-	if !errors.As(err, &refused) || !strings.Contains(err.Error(), r.Device) {
+	if !errors.As(err, new(*attach.InUseError)) || !strings.Contains(err.Error(), r.Device) {
 		t.Errorf("got %v", err)
 	}
 	unix.Close(fd)
@@ -448,10 +445,11 @@ func TestLostDaemon(t *testing.T) {
 	if err := os.Remove(f.file + ".up"); err != nil {
 		t.Fatal(err)
 	}
+	swept := make(chan error, 1)
+	go func() { swept <- f.Sweep(context.Background(), "web") }()
 	reap(r.PID)
-	out, err := exec.Command("losetup", "-j", f.file).Output()
-	if err != nil || len(out) > 0 {
-		t.Errorf("the loop device is left: %s (%v)", out, err)
+	if err := <-swept; err != nil {
+		t.Error(err)
 	}
 	f.expectNothingLeft()
 	if list, err := f.List(); err != nil || len(list) != 0 {
@@ -496,6 +494,54 @@ func TestForeignDirectoryIsRefused(t *testing.T) {
 	}
 	if err := os.RemoveAll(f.base); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestHolderThatIsToldToEndTooEarly goes on while its file is in use.
+func TestHolderThatIsToldToEndTooEarly(t *testing.T) {
+	f := newFixture(t)
+	r := f.attach("web")
+	if err := syscall.Kill(r.PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	// It gives up trying after a while, and says why.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(f.Dir, "web.refused")); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not say why it goes on")
+		}
+	}
+	run(t, "mkfs.ext4", "-q", r.Device)
+	if _, err := f.Detach(context.Background(), "web"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBrokenOffAttachIsCleanedUp has the attaching process die before the
+// device is recorded.
+func TestBrokenOffAttachIsCleanedUp(t *testing.T) {
+	f := newFixture(t)
+	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(f.Dir, "web.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	r, err := f.start(context.Background(), "web", "web", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.holders = append(f.holders, r.PID)
+	if list, err := f.List(); err != nil || len(list) != 0 {
+		t.Errorf("list is %+v (%v)", list, err)
+	}
+	again := f.attach("web")
+	if again.PID == r.PID {
+		t.Error("the holder without a device is still the holder")
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,23 +15,12 @@ import (
 
 // Backend reaches the exports of an appliance and shows them to the kernel.
 type Backend interface {
-	// Connect opens an export.
-	Connect(ctx context.Context, export string) (Connection, error)
 	// Kernel makes a device of an export through the kernel's NBD driver. The
 	// error is errors.ErrUnsupported if this host has none.
-	Kernel(ctx context.Context, export string, readOnly bool) (KernelDevice, error)
-	// ServeFile mounts a filesystem on the directory that holds one file, the
-	// content of the connection.
-	ServeFile(dir string, c Connection, readOnly bool) (FileServer, error)
-}
-
-// Connection is an opened export.
-type Connection interface {
-	// Lost is closed when the connection is lost.
-	Lost() <-chan struct{}
-	// Flush makes every acknowledged write durable.
-	Flush(ctx context.Context) error
-	Close() error
+	Kernel(ctx context.Context, export string) (KernelDevice, error)
+	// ServeFile mounts a filesystem on the directory dir that holds one file,
+	// the content of the export.
+	ServeFile(ctx context.Context, export, dir string, readOnly bool) (FileServer, error)
 }
 
 // KernelDevice is a device that the kernel's NBD driver serves.
@@ -40,14 +28,17 @@ type KernelDevice interface {
 	Path() string
 	// Lost is closed when the kernel has given the connection up.
 	Lost() <-chan struct{}
-	// Close takes the device away.
+	// Close takes the device away. It fails with EBUSY while the device is in
+	// use.
 	Close() error
 }
 
 // FileServer is a mounted filesystem with one file.
 type FileServer interface {
 	Path() string // of the file
-	// Close unmounts it. It fails while the file is open.
+	// Lost is closed when the connection to the daemon is lost.
+	Lost() <-chan struct{}
+	// Close unmounts it. It fails with EBUSY while the file is open.
 	Close() error
 }
 
@@ -57,9 +48,9 @@ type HoldOptions struct {
 	ID      string // of the attachment
 	Export  string
 	Backend Backend
-	// Ready is called once, when the device can be used.
+	// Ready is called once, when the device, or the file for one, is there.
 	Ready func(Record) error
-	// Detach is told by a value that the device shall be detached.
+	// Detach is told by a value to end.
 	Detach <-chan struct{}
 	Log    *slog.Logger
 }
@@ -67,24 +58,16 @@ type HoldOptions struct {
 // Times of waiting for the kernel.
 const (
 	pollEvery    = 10 * time.Millisecond
-	releaseLimit = 10 * time.Second
+	releaseLimit = 5 * time.Second
 )
 
-// device is what both methods of attaching have in common.
-type device interface {
-	record() Record
-	// lost is closed when the device does not work any more.
-	lost() <-chan struct{}
-	// detach takes the device away. claim is the exclusive opening of it, which
-	// detach closes, or -1 if the device has gone already.
-	detach(claim int) error
-	// abandon takes away what can be taken away while the device is in use.
-	abandon()
-}
+// ErrLost is what Hold returns when the connection to the daemon is lost. The
+// process has to end then, so that the kernel learns of it, and another one has
+// to call Manager.Sweep.
+var ErrLost = errors.New("attach: the connection to the daemon is lost, and the device with it")
 
-// Hold attaches an export and serves the device until it is detached, which
-// only happens while nobody uses it; or until the daemon is gone or ctx ends,
-// which takes it away from its users.
+// Hold serves an export until it is told to end and nobody uses it, or until
+// the connection to the daemon is lost.
 func Hold(ctx context.Context, o HoldOptions) error {
 	lock, err := lockfile.Try(filesOf(o.Dir, o.ID).lock)
 	if errors.Is(err, lockfile.ErrHeld) {
@@ -94,105 +77,82 @@ func Hold(ctx context.Context, o HoldOptions) error {
 		return err
 	}
 	err = holdLocked(ctx, o)
-	return errors.Join(err, lock.Release(), leave(o.Dir, o.ID))
+	if errors.Is(err, ErrLost) {
+		// The lock goes with the process, after the device.
+		return err
+	}
+	return errors.Join(err, lock.Release())
 }
 
 func holdLocked(ctx context.Context, o HoldOptions) error {
-	d, err := open(ctx, o)
+	s, r, err := serve(ctx, o)
 	if err != nil {
 		return err
 	}
-	f := filesOf(o.Dir, o.ID)
-	r := d.record()
-	r.id, r.Export, r.PID, r.Attached, r.Log = o.ID, o.Export, os.Getpid(), time.Now().UTC(), f.log
+	r.id, r.Export, r.PID, r.Attached = o.ID, o.Export, os.Getpid(), time.Now().UTC()
+	r.Log = filesOf(o.Dir, o.ID).log
 	err = writeRecord(o.Dir, r)
 	if err == nil {
 		err = o.Ready(r)
 	}
 	if err != nil {
-		d.abandon()
-		return errors.Join(err, removeFile(f.record))
+		return errors.Join(err, s.Close())
 	}
-	o.Log.Info("attached", "export", r.Export, "device", r.Device, "method", r.Method)
-	err = hold(ctx, o, d, r)
-	return errors.Join(err, removeFile(f.record))
-}
-
-// leave removes the files of an attachment that has ended by itself. If
-// somebody is attaching or detaching, they do it.
-func leave(dir, id string) error {
-	l, err := lockfile.Try(filepath.Join(dir, "lock"))
-	if errors.Is(err, lockfile.ErrHeld) || errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer removeDir(dir)
-	return errors.Join(clean(dir, id), l.Release())
-}
-
-// hold serves until the device is gone.
-func hold(ctx context.Context, o HoldOptions, d device, r Record) error {
+	o.Log.Info("serving", "export", r.Export, "method", r.Method)
 	for {
 		select {
-		case <-ctx.Done():
-			o.Log.Warn("taking the device away from its users", "device", r.Device)
-			d.abandon()
-			return nil
-		case <-d.lost():
-			d.abandon()
-			return fmt.Errorf("attach: the connection to the daemon is lost, and %s with it", r.Device)
+		case <-s.Lost():
+			return ErrLost
 		case <-o.Detach:
 		}
-		err := detachUnused(d, r)
+		err := closeWhenFree(s)
 		if err == nil {
-			o.Log.Info("detached", "export", r.Export, "device", r.Device)
+			o.Log.Info("ended", "export", r.Export)
 			return nil
 		}
-		o.Log.Warn("not detached", "device", r.Device, "err", err)
-		r.Refusals++
-		r.Refused = err.Error()
-		if err := writeRecord(o.Dir, r); err != nil {
+		o.Log.Warn("not ended", "export", r.Export, "err", err)
+		if err := replaceFile(filesOf(o.Dir, o.ID).refused, []byte(err.Error())); err != nil {
 			o.Log.Error("the refusal could not be recorded", "err", err)
 		}
 	}
 }
 
-// detachUnused detaches the device unless somebody uses it.
-func detachUnused(d device, r Record) error {
-	if !isDeviceOf(r) {
-		return d.detach(-1)
-	}
-	fd, err := claim(r.Device, r.ReadOnly)
-	if err != nil {
-		return err
-	}
-	if !r.ReadOnly {
-		if err := unix.Fsync(fd); err != nil {
-			unix.Close(fd)
-			return fmt.Errorf("attach: writing back what is cached of %s: %w", r.Device, err)
-		}
-	}
-	return d.detach(fd)
+// server is what both methods have in common.
+type server interface {
+	Lost() <-chan struct{}
+	Close() error
 }
 
-// open makes the device, by the kernel's driver if there is one.
-func open(ctx context.Context, o HoldOptions) (device, error) {
+// serve serves the export by the kernel's driver if there is one, else as a
+// file.
+func serve(ctx context.Context, o HoldOptions) (server, Record, error) {
 	readOnly := isSnapshot(o.Export)
-	k, err := o.Backend.Kernel(ctx, o.Export, readOnly)
+	k, err := o.Backend.Kernel(ctx, o.Export)
 	if err == nil {
-		return &kernelDevice{k, readOnly}, nil
+		return k, Record{Method: MethodNBD, Device: k.Path(), ReadOnly: readOnly}, nil
 	}
 	if !errors.Is(err, errors.ErrUnsupported) {
-		return nil, err
+		return nil, Record{}, err
 	}
-	return openLoop(ctx, o, readOnly)
+	dir := filesOf(o.Dir, o.ID).mount
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, Record{}, fmt.Errorf("attach: %w", err)
+	}
+	f, err := o.Backend.ServeFile(ctx, o.Export, dir, readOnly)
+	if err != nil {
+		return nil, Record{}, err
+	}
+	return f, Record{Method: MethodLoop, File: f.Path(), ReadOnly: readOnly}, nil
 }
 
-func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("attach: %w", err)
+// closeWhenFree closes s. The kernel gives a file up a moment after the loop
+// device on it.
+func closeWhenFree(s server) error {
+	deadline := time.Now().Add(releaseLimit)
+	err := s.Close()
+	for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
+		time.Sleep(pollEvery)
+		err = s.Close()
 	}
-	return nil
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,14 +19,13 @@ const loopTries = 64
 const logicalBlockBytes = 512
 
 // attachLoop puts a loop device on a file. The file's cache is bypassed: it
-// would hold everything a second time.
+// would hold everything a second time. It must not be called by the process
+// that serves the file.
 func attachLoop(file string, readOnly bool) (device string, err error) {
 	mode, flags := unix.O_RDWR, uint32(unix.LO_FLAGS_DIRECT_IO|unix.LO_FLAGS_PARTSCAN)
 	if readOnly {
 		mode, flags = unix.O_RDONLY, flags|unix.LO_FLAGS_READ_ONLY
 	}
-	// Not os.Open, whose poller would ask the server of the file, which may be
-	// this process.
 	fd, err := unix.Open(file, mode|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("attach: %s: %w", file, err)
@@ -66,6 +66,71 @@ func configureLoop(device string, backing int, name string, mode int, flags uint
 		return fmt.Errorf("attach: setting up %s (Linux 5.8 or later is needed): %w", device, err)
 	}
 	return nil
+}
+
+// detachLoop takes the loop device of r away, unless somebody uses it. What is
+// cached is durable first.
+func detachLoop(r Record) error {
+	if !isDeviceOf(r) {
+		return nil
+	}
+	fd, err := claim(r.Device, r.ReadOnly)
+	if err != nil {
+		return err
+	}
+	if !r.ReadOnly {
+		err = unix.Fsync(fd)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return fmt.Errorf("attach: writing back what is cached of %s: %w", r.Device, err)
+	}
+	err = unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
+	unix.Close(fd)
+	if err != nil && !errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("attach: freeing %s: %w", r.Device, err)
+	}
+	for deadline := time.Now().Add(releaseLimit); isDeviceOf(r); time.Sleep(pollEvery) {
+		if time.Now().After(deadline) {
+			// Somebody opened it without claiming it and keeps it.
+			return &InUseError{Device: r.Device, Users: usersOf(r.Device)}
+		}
+	}
+	return nil
+}
+
+// claim opens a device for nobody else, or says that it is in use.
+func claim(device string, readOnly bool) (fd int, err error) {
+	mode := unix.O_RDWR
+	if readOnly {
+		mode = unix.O_RDONLY
+	}
+	fd, err = unix.Open(device, mode|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return -1, &InUseError{Device: device, Users: usersOf(device)}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("attach: %s: %w", device, err)
+	}
+	return fd, nil
+}
+
+// freeLoops takes the loop devices off the files in a directory that nobody
+// serves any more. A device in use goes when its last user is gone.
+func freeLoops(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(sysBlock, "loop*", "loop", "backing_file"))
+	if err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	var errs []error
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil || !strings.HasPrefix(string(text), dir+"/") {
+			continue
+		}
+		errs = append(errs, clearLoop("/dev/"+filepath.Base(filepath.Dir(filepath.Dir(path)))))
+	}
+	return errors.Join(errs...)
 }
 
 // clearLoop takes a loop device off its file when its last user closes it,

@@ -33,37 +33,11 @@ func DirOf(base, socket string) string {
 
 // Manager attaches and detaches exports of one appliance.
 type Manager struct {
-	Dir string // see DirOf
+	Dir string // see DirOf; an absolute path
 	// Start starts a process that calls Hold for an attachment's id, with its
-	// output in a file, and returns once the device can be used.
+	// output in a file, and returns what Hold passed to Ready.
 	Start func(ctx context.Context, id, export string, log *os.File) (Record, error)
 }
-
-// AttachedError says that a LUN has a device already.
-type AttachedError struct{ Record Record }
-
-func (e *AttachedError) Error() string {
-	return fmt.Sprintf("%s is attached already, as %s", e.Record.Export, e.Record.Device)
-}
-
-// Unwrap lets errors.Is see what class it is of.
-func (e *AttachedError) Unwrap() error { return unix.EBUSY }
-
-// NotAttachedError says that there is no such device.
-type NotAttachedError struct{ Name string }
-
-func (e *NotAttachedError) Error() string { return e.Name + " is not attached on this host" }
-
-// Unwrap lets errors.Is see what class it is of.
-func (e *NotAttachedError) Unwrap() error { return unix.ENOENT }
-
-// RefusedError is why a holder did not detach.
-type RefusedError struct{ Reason string }
-
-func (e *RefusedError) Error() string { return e.Reason }
-
-// Unwrap lets errors.Is see what class it is of.
-func (e *RefusedError) Unwrap() error { return unix.EBUSY }
 
 func isSnapshot(export string) bool { return strings.Contains(export, "@") }
 
@@ -77,13 +51,31 @@ func (m *Manager) Attach(ctx context.Context, export string) (Record, error) {
 		return Record{}, err
 	}
 	defer unlock()
-	if err := m.sweep(); err != nil {
+	if err := m.sweep(ctx); err != nil {
 		return Record{}, err
 	}
 	id, err := m.freeID(export)
 	if err != nil {
 		return Record{}, err
 	}
+	r, err := m.start(ctx, id, export)
+	if err != nil {
+		return Record{}, errors.Join(err, m.clean(id))
+	}
+	if r.Method == MethodLoop {
+		if r.Device, err = attachLoop(r.File, r.ReadOnly); err == nil {
+			r.DiskSeq = diskSeq(r.Device)
+			err = writeRecord(m.Dir, r)
+		}
+		if err != nil {
+			return Record{}, errors.Join(err, m.abandon(context.WithoutCancel(ctx), r))
+		}
+	}
+	return r, nil
+}
+
+// start starts the holder.
+func (m *Manager) start(ctx context.Context, id, export string) (Record, error) {
 	f := filesOf(m.Dir, id)
 	log, err := os.OpenFile(f.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -91,11 +83,14 @@ func (m *Manager) Attach(ctx context.Context, export string) (Record, error) {
 	}
 	defer log.Close()
 	r, err := m.Start(ctx, id, export, log)
-	if err != nil {
-		return Record{}, errors.Join(err, clean(m.Dir, id))
-	}
 	r.id = id
-	return r, nil
+	return r, err
+}
+
+// abandon gives up what a holder serves that has no device, or not one that
+// anybody knows of.
+func (m *Manager) abandon(ctx context.Context, r Record) error {
+	return errors.Join(freeLoops(filesOf(m.Dir, r.id).mount), m.end(ctx, r))
 }
 
 // freeID chooses the id for one more attachment.
@@ -152,8 +147,8 @@ func (m *Manager) Find(name string) ([]Record, error) {
 }
 
 // Detach takes away the device with this name, or the devices of this export.
-// A device that is in use stays: the error is an *InUseError or comes from the
-// holder.
+// A device that is in use stays: the error is an *InUseError or a
+// *RefusedError.
 func (m *Manager) Detach(ctx context.Context, name string) ([]Record, error) {
 	if _, err := os.Lstat(m.Dir); err != nil {
 		return nil, &NotAttachedError{name}
@@ -163,7 +158,7 @@ func (m *Manager) Detach(ctx context.Context, name string) ([]Record, error) {
 		return nil, err
 	}
 	defer unlock()
-	if err := m.sweep(); err != nil {
+	if err := m.sweep(ctx); err != nil {
 		return nil, err
 	}
 	found, err := m.Find(name)
@@ -194,33 +189,12 @@ func (m *Manager) detach(ctx context.Context, r Record) error {
 		}
 		time.Sleep(5 * pollEvery)
 	}
-	pidfd, err := unix.PidfdOpen(r.PID, 0)
-	// The lock tells that the process with this number still is the holder.
-	if err != nil || !alive(m.Dir, r.id) {
-		return errors.Join(closeFD(pidfd, err), clean(m.Dir, r.id))
-	}
-	defer unix.Close(pidfd)
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("attach: telling the holder of %s to detach: %w", r.Device, err)
-	}
-	for alive(m.Dir, r.id) {
-		if now, err := readRecord(m.Dir, r.id); err == nil && now.Refusals > r.Refusals {
-			return &RefusedError{now.Refused}
-		}
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return fmt.Errorf("attach: waiting for %s to be detached: %w", r.Device, ctx.Err())
+	if r.Method == MethodLoop {
+		if err := detachLoop(r); err != nil {
+			return err
 		}
 	}
-	return clean(m.Dir, r.id)
-}
-
-func closeFD(fd int, err error) error {
-	if err == nil {
-		unix.Close(fd)
-	}
-	return nil
+	return m.end(ctx, r)
 }
 
 // onlyOpen tells whether nobody does more than having the device open.
@@ -231,6 +205,36 @@ func onlyOpen(users []string) bool {
 		}
 	}
 	return true
+}
+
+// end tells a holder to end, waits for it and removes its files.
+func (m *Manager) end(ctx context.Context, r Record) error {
+	f := filesOf(m.Dir, r.id)
+	if err := removeFile(f.refused); err != nil {
+		return err
+	}
+	pidfd, err := unix.PidfdOpen(r.PID, 0)
+	if err == nil {
+		defer unix.Close(pidfd)
+	}
+	// The lock tells that the process with this number still is the holder.
+	if err != nil || !alive(m.Dir, r.id) {
+		return m.clean(r.id)
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("attach: telling the process that serves %s to end: %w", r.Export, err)
+	}
+	for alive(m.Dir, r.id) {
+		if reason, err := os.ReadFile(f.refused); err == nil {
+			return &RefusedError{string(reason)}
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("attach: waiting for the process that serves %s to end: %w", r.Export, ctx.Err())
+		}
+	}
+	return m.clean(r.id)
 }
 
 // lock keeps other processes from changing what is attached.
@@ -254,8 +258,30 @@ func (m *Manager) lock(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// sweep removes what holders left that have been killed.
-func (m *Manager) sweep() error {
+// Sweep removes what holders have left that are gone, after waiting for the
+// holder of one id, if that is not "", to be gone.
+func (m *Manager) Sweep(ctx context.Context, id string) error {
+	for id != "" && alive(m.Dir, id) {
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("attach: waiting for the process of %s to end: %w", id, ctx.Err())
+		}
+	}
+	if _, err := os.Lstat(m.Dir); err != nil {
+		return nil
+	}
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return m.sweep(ctx)
+}
+
+// sweep removes what is left of holders that have been killed, and of
+// attachments that were broken off before anybody got to know of the device.
+func (m *Manager) sweep(ctx context.Context) error {
 	all, err := ids(m.Dir)
 	if err != nil {
 		return err
@@ -263,26 +289,56 @@ func (m *Manager) sweep() error {
 	var errs []error
 	for _, id := range all {
 		if !alive(m.Dir, id) {
-			errs = append(errs, clean(m.Dir, id))
+			errs = append(errs, m.clean(id))
+			continue
+		}
+		r, err := readRecord(m.Dir, id)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			errs = append(errs, m.breakOff(id))
+		case err == nil && r.Device == "":
+			errs = append(errs, m.abandon(ctx, r))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// breakOff ends a holder that has not come as far as to a record, and that
+// nobody waits for any more. It may be one that was killed and cannot die, since
+// a thread of it waits for an answer of its own.
+func (m *Manager) breakOff(id string) error {
+	if err := forceUnmount(filesOf(m.Dir, id).mount); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(openLimit); alive(m.Dir, id) && time.Now().Before(deadline); {
+		time.Sleep(pollEvery)
+	}
+	if alive(m.Dir, id) {
+		return nil // it goes on; with its record it will be found
+	}
+	return m.clean(id)
+}
+
+// forceUnmount takes a mount away, also under its users. All requests to its
+// server that have no answer fail.
+func forceUnmount(dir string) error {
+	err := unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("attach: unmounting %s: %w", dir, err)
+	}
+	return nil
+}
+
 // clean removes what a holder that is gone has left. A loop device that is
 // still mounted goes with its last user.
-func clean(dir, id string) error {
-	f := filesOf(dir, id)
-	if r, err := readRecord(dir, id); err == nil && r.Method == MethodLoop && isDeviceOf(r) {
-		// It may be gone by now; if not, it goes when nobody uses it any more.
-		_ = clearLoop(r.Device)
+func (m *Manager) clean(id string) error {
+	f := filesOf(m.Dir, id)
+	errs := []error{freeLoops(f.mount)}
+	if r, err := readRecord(m.Dir, id); err == nil && r.Method == MethodLoop && r.Device != "" && isDeviceOf(r) {
+		errs = append(errs, clearLoop(r.Device))
 	}
-	if err := unix.Unmount(f.mount, unix.MNT_DETACH); err != nil &&
-		!errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("attach: unmounting %s: %w", f.mount, err)
-	}
-	var errs []error
-	for _, path := range []string{f.mount, f.record, f.record + ".new", f.log, f.lock} {
+	errs = append(errs, forceUnmount(f.mount))
+	for _, path := range []string{f.mount, f.record, f.record + ".new", f.refused, f.refused + ".new", f.log, f.lock} {
 		errs = append(errs, removeFile(path))
 	}
 	return errors.Join(errs...)

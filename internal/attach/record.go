@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,22 +34,22 @@ type Record struct {
 	// Users says who uses the device, as List found it.
 	Users []string `json:"users,omitempty"`
 
+	// File is what a loop device is put on.
+	File string `json:"file,omitempty"`
 	// DiskSeq tells this use of a device's name from later ones.
 	DiskSeq string `json:"disk_seq,omitempty"`
-	// Refusals counts how often the holder was told to detach and could not,
-	// Refused says why the last time.
-	Refusals int    `json:"refusals,omitempty"`
-	Refused  string `json:"refused,omitempty"`
 
 	id string // file name without extension
 }
 
 // files are the paths of what belongs to one attachment.
-type files struct{ lock, record, log, mount string }
+type files struct{ lock, record, refused, log, mount string }
 
 func filesOf(dir, id string) files {
 	base := filepath.Join(dir, id)
-	return files{lock: base + ".lock", record: base + ".json", log: base + ".log", mount: base + ".mnt"}
+	return files{
+		lock: base + ".lock", record: base + ".json", refused: base + ".refused", log: base + ".log", mount: base + ".mnt",
+	}
 }
 
 // openDir makes the directory if it is missing, and refuses one that another
@@ -60,15 +60,11 @@ func openDir(dir string) error {
 			return fmt.Errorf("attach: the directory for what is attached: %w", err)
 		}
 	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return fmt.Errorf("attach: %w", err)
-	}
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return fmt.Errorf("attach: %s: %w", dir, err)
 	}
-	if !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
 		return fmt.Errorf("attach: %s is not a directory of this user's own: %w", dir, fs.ErrPermission)
 	}
 	return nil
@@ -101,11 +97,22 @@ func writeRecord(dir string, r Record) error {
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
-	path := filesOf(dir, r.id).record
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
+	return replaceFile(filesOf(dir, r.id).record, append(data, '\n'))
+}
+
+// replaceFile puts a new content into the place of a file at once.
+func replaceFile(path string, data []byte) error {
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
 	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("attach: %w", err)
+	}
+	return nil
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("attach: %w", err)
 	}
 	return nil
@@ -120,27 +127,23 @@ func ids(dir string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
-	seen := map[string]bool{}
+	var list []string
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), ".new")
-		for _, ext := range []string{".lock", ".json", ".log", ".mnt"} {
+		for _, ext := range []string{".lock", ".json", ".refused", ".log", ".mnt"} {
 			if id, ok := strings.CutSuffix(name, ext); ok && id != "" {
-				seen[id] = true
+				list = append(list, id)
 			}
 		}
 	}
-	list := make([]string, 0, len(seen))
-	for id := range seen {
-		list = append(list, id)
-	}
-	sort.Strings(list)
-	return list, nil
+	slices.Sort(list)
+	return slices.Compact(list), nil
 }
 
 // alive tells whether the holder of id lives.
 func alive(dir, id string) bool { return lockfile.Held(filesOf(dir, id).lock) }
 
-// living lists the records whose holders live.
+// living lists the records whose holders live and that have a device.
 func living(dir string) ([]Record, error) {
 	all, err := ids(dir)
 	if err != nil {
@@ -158,7 +161,9 @@ func living(dir string) ([]Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, r)
+		if r.Device != "" {
+			list = append(list, r)
+		}
 	}
 	return list, nil
 }

@@ -2,7 +2,6 @@ package attach
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -167,36 +166,3 @@ func commandOf(pid string) string {
 	}
 	return strings.TrimSpace(string(text))
 }
-
-// claim opens a device for nobody else, or says that it is in use.
-func claim(device string, readOnly bool) (fd int, err error) {
-	mode := unix.O_RDWR
-	if readOnly {
-		mode = unix.O_RDONLY
-	}
-	fd, err = unix.Open(device, mode|unix.O_EXCL|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.EBUSY) {
-		return -1, &InUseError{Device: device, Users: usersOf(device)}
-	}
-	if err != nil {
-		return -1, fmt.Errorf("attach: %s: %w", device, err)
-	}
-	return fd, nil
-}
-
-// InUseError says who keeps a device from being detached.
-type InUseError struct {
-	Device string
-	Users  []string // may be empty if that cannot be seen
-}
-
-func (e *InUseError) Error() string {
-	who := "in use by the kernel"
-	if len(e.Users) > 0 {
-		who = strings.Join(e.Users, ", ")
-	}
-	return fmt.Sprintf("%s is in use: %s", e.Device, who)
-}
-
-// Unwrap lets errors.Is see what class it is of.
-func (e *InUseError) Unwrap() error { return unix.EBUSY }

@@ -2,6 +2,7 @@ package background
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +24,13 @@ const readyVariable = "ROWAN_READY_FD"
 
 // maxMessageBytes bounds what the new process says.
 const maxMessageBytes = 1 << 16
+
+// The times of looking after a process.
+const (
+	watchEvery = 100 * time.Millisecond
+	reapEvery  = 5 * time.Millisecond
+	reapLimit  = time.Second
+)
 
 // message is what goes over the pipe.
 type message struct {
@@ -67,27 +77,15 @@ func Start(ctx context.Context, c Command, value any) error {
 	if err != nil {
 		return fmt.Errorf("background: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() {
-		// Both fail only if the process has ended already.
-		_ = cmd.Process.Kill()
-		_ = r.Close()
-	})
-	text, readErr := bufio.NewReader(io.LimitReader(r, maxMessageBytes)).ReadBytes('\n')
-	if !stop() {
-		_ = cmd.Wait()
-		return ctx.Err()
-	}
-	var m message
-	if readErr == nil {
-		readErr = json.Unmarshal(text, &m)
-	}
+	m, err := wait(ctx, cmd.Process.Pid, r)
 	switch {
-	case readErr != nil:
+	case err != nil:
+		// It fails only if the process has ended already.
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return fmt.Errorf("background: the process ended before it was ready: %v", cmd.ProcessState)
+		reap(cmd.Process)
+		return err
 	case m.Error != "":
-		_ = cmd.Wait()
+		reap(cmd.Process)
 		return &Error{Text: m.Error, Code: m.Code}
 	}
 	if err := json.Unmarshal(m.Value, value); err != nil {
@@ -95,6 +93,72 @@ func Start(ctx context.Context, c Command, value any) error {
 	}
 	// From here on it belongs to init once this process ends.
 	return cmd.Process.Release()
+}
+
+// wait waits for what the process says.
+func wait(ctx context.Context, pid int, r *os.File) (message, error) {
+	// A pipe takes deadlines; if this one did not, reading would end all the
+	// same when the process does.
+	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
+	defer stop()
+	done := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { watch(pid, r, done) })
+	text, err := bufio.NewReader(io.LimitReader(r, maxMessageBytes)).ReadBytes('\n')
+	close(done)
+	watching.Wait()
+	if ctx.Err() != nil {
+		return message{}, ctx.Err()
+	}
+	var m message
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil {
+		return m, errors.New("background: the process ended before it was ready")
+	}
+	return m, nil
+}
+
+// watch ends the reading when the process has ended though its end of the pipe
+// is still open: a thread that the kernel cannot end keeps it.
+func watch(pid int, r *os.File, done <-chan struct{}) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		if isZombie(pid) {
+			// What it said before that is read first.
+			_ = r.SetReadDeadline(time.Now().Add(watchEvery))
+			return
+		}
+	}
+}
+
+// isZombie tells whether the main thread of a process has ended, see
+// proc_pid_stat(5).
+func isZombie(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	_, rest, ok := bytes.Cut(text, []byte(") "))
+	return ok && len(rest) > 0 && (rest[0] == 'Z' || rest[0] == 'X')
+}
+
+// reap takes the exit code of a process that is ending, so that nothing is left
+// of it. One that does not end is left to init.
+func reap(p *os.Process) {
+	for deadline := time.Now().Add(reapLimit); time.Now().Before(deadline); time.Sleep(reapEvery) {
+		if pid, err := unix.Wait4(p.Pid, nil, unix.WNOHANG, nil); pid != 0 && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	_ = p.Release()
 }
 
 // Notifier is the new process's end of the pipe.

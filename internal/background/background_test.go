@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -53,6 +54,15 @@ func child(role string) int {
 			return 1
 		}
 	case "die":
+		return 3
+	case "keep":
+		// A thread that cannot end is like this: the pipe stays open.
+		keeper := exec.Command("sleep", "30")
+		keeper.ExtraFiles = []*os.File{os.NewFile(3, "ready")}
+		if err := keeper.Start(); err != nil {
+			return 1
+		}
+		fmt.Fprintln(os.Stderr, keeper.Process.Pid)
 		return 3
 	case "hang":
 		time.Sleep(time.Minute)
@@ -116,6 +126,32 @@ func TestEndWithoutAWord(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "before it was ready") {
 			t.Errorf("%s: got %v", role, err)
 		}
+	}
+}
+
+func TestEndWithThePipeOpen(t *testing.T) {
+	c := command(t, "keep")
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	c.Log = log
+	start := time.Now()
+	err = background.Start(context.Background(), c, nil)
+	if err == nil || !strings.Contains(err.Error(), "before it was ready") || time.Since(start) > 20*time.Second {
+		t.Errorf("got %v after %v", err, time.Since(start))
+	}
+	text, err := os.ReadFile(log.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"log/syslog"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -35,7 +37,7 @@ func (a *app) manager() *attach.Manager {
 
 func (a *app) attachCommand() *cobra.Command {
 	var list bool
-	var hold string
+	var hold, sweep string
 	cmd := &cobra.Command{
 		Use:   "attach LUN[@NAME]",
 		Short: "Make a block device of a LUN or snapshot on this host",
@@ -48,7 +50,7 @@ func (a *app) attachCommand() *cobra.Command {
 			"that, clone the snapshot and attach the clone. rowan files and rowan mount need neither.",
 		Example: "  rowan attach web\n  rowan attach web@mon\n  rowan attach --list",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if list {
+			if list || sweep != "" {
 				return noArgs(cmd, args)
 			}
 			return wantArgs("LUN[@NAME]")(cmd, args)
@@ -56,6 +58,9 @@ func (a *app) attachCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if list {
 				return a.listAttached()
+			}
+			if sweep != "" {
+				return a.manager().Sweep(cmd.Context(), sweep)
 			}
 			r, err := parseRef(args[0])
 			if err != nil {
@@ -70,8 +75,10 @@ func (a *app) attachCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&list, "list", false, "list what is attached from this appliance")
 	cmd.Flags().StringVar(&hold, "hold", "", "be the process that serves the device")
-	// It exists and is nobody's to use, so hiding it cannot fail.
+	cmd.Flags().StringVar(&sweep, "sweep", "", "remove what is left of a device when its process is gone")
+	// They exist, so hiding them cannot fail; nobody is to use them by hand.
 	_ = cmd.Flags().MarkHidden("hold")
+	_ = cmd.Flags().MarkHidden("sweep")
 	return cmd
 }
 
@@ -202,7 +209,20 @@ func (a *app) detachCommand() *cobra.Command {
 func (a *app) startHolder(ctx context.Context, id, export string, log *os.File) (attach.Record, error) {
 	var r attach.Record
 	err := a.startAgain(ctx, log, &r, "attach", "--hold", id, export)
+	if err != nil && !errors.As(err, new(*background.Error)) {
+		err = fmt.Errorf("%w%s", err, tailOf(log.Name()))
+	}
 	return r, err
+}
+
+// tailOf quotes the end of a log that will not be there any more.
+func tailOf(path string) string {
+	const most = 2000
+	text, err := os.ReadFile(path)
+	if err != nil || len(text) == 0 {
+		return ""
+	}
+	return "; its log ends with\n" + strings.TrimSpace(string(text[max(0, len(text)-most):]))
 }
 
 // startAgain starts this program in the background with other arguments, for
@@ -228,7 +248,7 @@ func (a *app) hold(ctx context.Context, id, export string) error {
 	}
 	ready := false
 	log := slog.New(slog.NewTextHandler(a.env.Stderr, nil))
-	err = attach.Hold(context.WithoutCancel(ctx), attach.HoldOptions{
+	err = attach.Hold(ctx, attach.HoldOptions{
 		Dir: a.manager().Dir, ID: id, Export: export,
 		Backend: remote.New(a.client(), attachConnections).Backend(log),
 		Ready: func(r attach.Record) error {
@@ -237,15 +257,33 @@ func (a *app) hold(ctx context.Context, id, export string) error {
 		},
 		Detach: a.interrupted(), Log: log,
 	})
-	if err != nil && !ready {
+	switch {
+	case err == nil:
+		return nil
+	case !ready:
 		what, _ := explain(err)
 		return errors.Join(err, notifier.Fail(what, exitCode(err)))
-	}
-	if err != nil {
+	case errors.Is(err, attach.ErrLost):
 		// The log goes with the device, and nobody is there to be told.
-		tellSystem(err.Error())
+		tellSystem(fmt.Sprintf("%s: %v", export, err))
+		return errors.Join(err, a.startSweeper(id))
 	}
 	return err
+}
+
+// startSweeper starts the process that takes a device away once this one, which
+// serves it, is gone.
+func (a *app) startSweeper(id string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program: %w", err)
+	}
+	cmd := exec.Command(exe, "--api", a.apiSocket(), "attach", "--sweep", id)
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting the process that cleans up: %w", err)
+	}
+	return cmd.Process.Release()
 }
 
 // tellSystem writes to the system's log, if there is one.

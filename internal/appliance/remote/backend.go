@@ -25,15 +25,7 @@ type backend struct {
 	log *slog.Logger
 }
 
-func (b backend) Connect(ctx context.Context, export string) (attach.Connection, error) {
-	c, err := b.Dial(ctx, export)
-	if err != nil {
-		return nil, err
-	}
-	return newConnection(c), nil
-}
-
-func (b backend) Kernel(ctx context.Context, export string, _ bool) (attach.KernelDevice, error) {
+func (b backend) Kernel(ctx context.Context, export string) (attach.KernelDevice, error) {
 	address, err := b.address(ctx)
 	if err != nil {
 		return nil, err
@@ -65,43 +57,42 @@ func (k *kernelDevice) Lost() <-chan struct{} { return k.lost }
 
 // Close takes the device away.
 func (k *kernelDevice) Close() error {
-	err := k.Detach()
-	if err == nil {
-		k.waiting.Wait()
+	if err := k.Detach(); err != nil {
+		return err
 	}
-	return err
+	k.waiting.Wait()
+	return nil
 }
 
-func (b backend) ServeFile(dir string, c attach.Connection, readOnly bool) (attach.FileServer, error) {
-	s, err := fusemount.ServeFile(dir, c.(*connection).Client, fusemount.FileOptions{Logger: b.log, ReadOnly: readOnly})
+func (b backend) ServeFile(ctx context.Context, export, dir string, readOnly bool) (attach.FileServer, error) {
+	c, err := b.Dial(ctx, export)
 	if err != nil {
 		return nil, err
 	}
-	return fileServer{s}, nil
+	s, err := fusemount.ServeFile(dir, c, fusemount.FileOptions{Logger: b.log, ReadOnly: readOnly})
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	probing, cancel := context.WithCancel(context.Background())
+	f := &fileServer{FileServer: s, client: c, log: b.log, cancel: cancel, lost: make(chan struct{})}
+	f.probing.Go(func() { f.probe(probing) })
+	return f, nil
 }
 
-type fileServer struct{ *fusemount.FileServer }
-
-func (s fileServer) Close() error { return s.Unmount() }
-
-// connection is a client that notices when its server is gone.
-type connection struct {
-	*nbd.Client
+// fileServer is a file of which the content comes over a connection, and that
+// notices when the server at its other end is gone.
+type fileServer struct {
+	*fusemount.FileServer
+	client  *nbd.Client
+	log     *slog.Logger
 	lost    chan struct{}
 	cancel  context.CancelFunc
 	probing sync.WaitGroup
 }
 
-func newConnection(c *nbd.Client) *connection {
-	ctx, cancel := context.WithCancel(context.Background())
-	conn := &connection{Client: c, lost: make(chan struct{}), cancel: cancel}
-	conn.probing.Go(func() { conn.probe(ctx) })
-	return conn
-}
-
 // probe asks for the status of the first block now and then, which costs
 // neither side anything, until that fails.
-func (c *connection) probe(ctx context.Context) {
+func (f *fileServer) probe(ctx context.Context) {
 	tick := time.NewTicker(probeEvery)
 	defer tick.Stop()
 	for {
@@ -110,20 +101,24 @@ func (c *connection) probe(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		err := c.Extents(ctx, 0, min(4096, c.Size()), func(int64, bool) bool { return true })
+		err := f.client.Extents(ctx, 0, min(4096, f.client.Size()), func(int64, bool) bool { return true })
 		if err != nil && ctx.Err() == nil {
-			close(c.lost)
+			f.log.Warn("the connection is lost", "err", err)
+			close(f.lost)
 			return
 		}
 	}
 }
 
 // Lost is closed when the connection is lost.
-func (c *connection) Lost() <-chan struct{} { return c.lost }
+func (f *fileServer) Lost() <-chan struct{} { return f.lost }
 
-// Close ends the connection.
-func (c *connection) Close() error {
-	c.cancel()
-	c.probing.Wait()
-	return c.Client.Close()
+// Close unmounts the file and ends the connection.
+func (f *fileServer) Close() error {
+	if err := f.Unmount(); err != nil {
+		return err
+	}
+	f.cancel()
+	f.probing.Wait()
+	return f.client.Close()
 }

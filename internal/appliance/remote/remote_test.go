@@ -158,22 +158,37 @@ func TestNoAddress(t *testing.T) {
 	}
 }
 
-func TestConnectionNoticesThatTheDaemonIsGone(t *testing.T) {
+func TestFileNoticesThatTheDaemonIsGone(t *testing.T) {
+	needFUSE(t)
 	api, stop := start(t)
-	c, err := remote.New(api, 2).Backend(slog.New(slog.DiscardHandler)).Connect(t.Context(), "web")
+	f, err := remote.New(api, 2).Backend(slog.New(slog.DiscardHandler)).ServeFile(t.Context(), "web", t.TempDir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer f.Close()
+	if info, err := os.Stat(f.Path()); err != nil || info.Size() != 1<<20 {
+		t.Errorf("the file is %v (%v)", info, err)
+	}
 	select {
-	case <-c.Lost():
+	case <-f.Lost():
 		t.Error("lost while the daemon runs")
 	default:
 	}
 	stop()
 	select {
-	case <-c.Lost():
+	case <-f.Lost():
 	case <-time.After(30 * time.Second):
 		t.Error("not noticed")
 	}
+}
+
+func needFUSE(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err == nil && os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("ROWAN_CI") != "" {
+		t.Fatal("missing: root and /dev/fuse")
+	}
+	t.Skip("missing: root and /dev/fuse")
 }
