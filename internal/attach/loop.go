@@ -22,11 +22,7 @@ const logicalBlockBytes = 512
 // would hold everything a second time. It must not be called by the process
 // that serves the file.
 func attachLoop(file string, readOnly bool) (device string, err error) {
-	mode, flags := unix.O_RDWR, uint32(unix.LO_FLAGS_DIRECT_IO|unix.LO_FLAGS_PARTSCAN)
-	if readOnly {
-		mode, flags = unix.O_RDONLY, flags|unix.LO_FLAGS_READ_ONLY
-	}
-	fd, err := unix.Open(file, mode|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(file, accessMode(readOnly)|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("attach: %s: %w", file, err)
 	}
@@ -42,7 +38,7 @@ func attachLoop(file string, readOnly bool) (device string, err error) {
 			return "", fmt.Errorf("attach: finding a free loop device: %w", err)
 		}
 		device := fmt.Sprintf("/dev/loop%d", n)
-		err = configureLoop(device, fd, file, mode, flags)
+		err = configureLoop(device, fd, file, readOnly)
 		if err == nil {
 			return device, nil
 		}
@@ -53,14 +49,26 @@ func attachLoop(file string, readOnly bool) (device string, err error) {
 	return "", fmt.Errorf("attach: other processes keep taking the free loop devices: %w", unix.EBUSY)
 }
 
-func configureLoop(device string, backing int, name string, mode int, flags uint32) error {
-	fd, err := unix.Open(device, mode|unix.O_CLOEXEC, 0)
+// accessMode is the mode to open a device or its file in.
+func accessMode(readOnly bool) int {
+	if readOnly {
+		return unix.O_RDONLY
+	}
+	return unix.O_RDWR
+}
+
+// configureLoop puts a loop device that is free on an open file.
+func configureLoop(device string, backing int, name string, readOnly bool) error {
+	fd, err := unix.Open(device, accessMode(readOnly)|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("attach: %s: %w", device, err)
 	}
 	defer unix.Close(fd)
 	config := unix.LoopConfig{Fd: uint32(backing), Size: logicalBlockBytes}
-	config.Info.Flags = flags
+	config.Info.Flags = unix.LO_FLAGS_DIRECT_IO | unix.LO_FLAGS_PARTSCAN
+	if readOnly {
+		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	}
 	copy(config.Info.File_name[:len(config.Info.File_name)-1], name)
 	if err := unix.IoctlLoopConfigure(fd, &config); err != nil {
 		return fmt.Errorf("attach: setting up %s (Linux 5.8 or later is needed): %w", device, err)
@@ -101,11 +109,7 @@ func detachLoop(r Record) error {
 
 // claim opens a device for nobody else, or says that it is in use.
 func claim(device string, readOnly bool) (fd int, err error) {
-	mode := unix.O_RDWR
-	if readOnly {
-		mode = unix.O_RDONLY
-	}
-	fd, err = unix.Open(device, mode|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	fd, err = unix.Open(device, accessMode(readOnly)|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EBUSY) {
 		return -1, &InUseError{Device: device, Users: usersOf(device)}
 	}

@@ -1,4 +1,3 @@
-// Package buildinfo tells which version of the programs this is.
 package buildinfo
 
 import "runtime/debug"

@@ -134,7 +134,8 @@ func (a *app) lunResize() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "resize NAME --size SIZE", Short: "Make a LUN larger",
 		Long: "Make a LUN larger. A LUN never becomes smaller. Its clients are told of the new size\n" +
-			"where their protocol can; a filesystem on it has to be grown afterwards.",
+			"where their protocol can; a filesystem on it has to be grown afterwards. A device made by\n" +
+			"rowan attach shows the new size when it has been detached and attached again.",
 		Example: "  rowan lun resize web --size 20G",
 		Args:    wantArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {

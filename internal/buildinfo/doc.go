@@ -1,0 +1,2 @@
+// Package buildinfo tells which version of the programs this is.
+package buildinfo
