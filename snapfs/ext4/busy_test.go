@@ -320,7 +320,7 @@ func checkBusy(t *testing.T, image string, acked map[string][sha256.Size]byte, f
 	t.Helper()
 	fsys := openImage(t, image)
 	notes := strings.Join(fsys.Info().Notes, " ")
-	if !strings.Contains(notes, "of its journal were applied") || strings.Contains(notes, "damaged") {
+	if !strings.Contains(notes, "its journal was applied in memory") || strings.Contains(notes, "damaged") {
 		t.Errorf("notes: %q", notes)
 	}
 	if len(acked) == 0 {

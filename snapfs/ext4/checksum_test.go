@@ -1,6 +1,7 @@
 package ext4_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -90,6 +91,47 @@ func structures(t *testing.T, fsys *ext4.FS) map[string][]ext4.Structure {
 		t.Fatal(errs)
 	}
 	return out
+}
+
+// TestMisplacedDirBlock copies blocks of a directory over others of the same
+// directory. Their checksums hold in the wrong place as well.
+func TestMisplacedDirBlock(t *testing.T) {
+	image := checksumImage(t, []string{"-t", "ext4", "-b", "1024", "-O", "metadata_csum"})
+	fsys, err := openBytes(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	many := lookup(t, fsys, "many")
+	all, err := fsys.Structures(many)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := make(map[string][]int64)
+	for _, s := range all {
+		kinds[s.Kind] = append(kinds[s.Kind], s.Offset)
+	}
+	leaves, nodes := kinds["directory block"], kinds["index node"]
+	for name, c := range map[string]struct{ from, to int64 }{
+		"a leaf over another":    {leaves[3], leaves[9]},
+		"an index over a leaf":   {nodes[1], leaves[20]},
+		"a leaf over an index":   {leaves[5], nodes[1]},
+		"a leaf over the root":   {leaves[5], kinds["index root"][0]},
+		"an index over the root": {nodes[0], kinds["index root"][0]},
+	} {
+		saved := bytes.Clone(image[c.to : c.to+1024])
+		copy(image[c.to:c.to+1024], image[c.from:])
+		fsys, err := openBytes(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entries, err := fsys.ReadDir(many); !errors.Is(err, ext4.ErrCorrupt) || len(entries) < 3900 {
+			t.Errorf("%s: %d entries, %v", name, len(entries), err)
+		}
+		if _, err := fsys.ReadDir(many); !errors.Is(err, ext4.ErrCorrupt) {
+			t.Errorf("%s, from the cache: %v", name, err)
+		}
+		copy(image[c.to:], saved)
+	}
 }
 
 // checksumImage has all kinds of structures in it.

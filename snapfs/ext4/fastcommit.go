@@ -96,7 +96,7 @@ func (f *FS) replayFastCommits(fc *fastCommits) error {
 		}
 	}
 	if r.commits > 0 {
-		f.note("On top of them, %d fast commits were applied.", r.commits)
+		f.note("On top of that, what fsync wrote since the last transaction was applied: %s.", count(r.commits, "fast commit"))
 	}
 	return nil
 }

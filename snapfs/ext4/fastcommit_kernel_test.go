@@ -180,7 +180,7 @@ func TestFastCommit(t *testing.T) {
 			fsys := openImage(t, live)
 			notes := strings.Join(fsys.Info().Notes, " ")
 			t.Log(notes)
-			if !strings.Contains(notes, "fast commits were applied") {
+			if !strings.Contains(notes, " fast commit") {
 				t.Error("there were no fast commits")
 			}
 			check := func(dir string, recovered bool) {

@@ -119,6 +119,14 @@ func (f *FS) note(format string, args ...any) {
 	f.notes = append(f.notes, fmt.Sprintf(format, args...))
 }
 
+// count is a number of things in words.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
 // Info describes the filesystem.
 func (f *FS) Info() tree.Info {
 	return tree.Info{
@@ -242,7 +250,7 @@ func (f *FS) blockAhead(b, end fsBlock) ([]byte, error) {
 	}
 	bs := f.sb.blockSize
 	off := int64(b) * bs
-	n := min(int64(end-b), max(inodeReadahead/bs, 1))
+	n := min(int64(end-b), max(tableReadahead/bs, 1))
 	if off > f.image.sizeBytes-n*bs {
 		n = 1
 	}

@@ -32,7 +32,11 @@ func (f *FS) group(g uint32) (group, error) {
 	sb := f.sb
 	perBlock := uint32(sb.blockSize / sb.descSize)
 	block := sb.descriptorBlock(g / perBlock)
-	b, err := f.block(block)
+	end := block + 1
+	if sb.incompat&incompatMetaBG == 0 {
+		end += fsBlock((sb.groups - 1 - g) / perBlock)
+	}
+	b, err := f.blockAhead(block, end)
 	if err != nil {
 		return group{}, fmt.Errorf("ext4: group descriptor %d: %w", g, err)
 	}

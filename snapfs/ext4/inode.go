@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/rowan-storage/rowan/snapfs/tree"
@@ -192,7 +191,7 @@ func (f *FS) usedInode(ino tree.Ino) (*inode, error) {
 		return nil, err
 	}
 	if in.mode == 0 || in.links == 0 {
-		return nil, fmt.Errorf("ext4: inode %d is not in use: %w", ino, fs.ErrNotExist)
+		return nil, in.corrupt("has a name, but is not in use")
 	}
 	if in.fileType() == tree.Unknown {
 		return nil, in.corrupt("mode %#o", in.mode)

@@ -40,8 +40,8 @@ const (
 	// for one name reads all of them, to keep them.
 	maxListedDir = 8 << 20
 
-	// inodeReadahead is how much of an inode table is read at once.
-	inodeReadahead = 32 << 10
+	// tableReadahead is how much of a table of inodes or groups is read at once.
+	tableReadahead = 32 << 10
 
 	// dirReadahead is how much of a directory is read at once.
 	dirReadahead = 256 << 10

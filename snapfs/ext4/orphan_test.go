@@ -3,7 +3,6 @@ package ext4_test
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rowan-storage/rowan/snapfs/ext4"
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
@@ -63,7 +63,7 @@ func TestOrphans(t *testing.T) {
 			if notes := fsys.Info().Notes; len(notes) != 0 {
 				t.Errorf("notes: %q", notes)
 			}
-			if _, err := fsys.Stat(gone); !errors.Is(err, fs.ErrNotExist) {
+			if _, err := fsys.Stat(gone); !errors.Is(err, ext4.ErrCorrupt) {
 				t.Errorf("Stat of an orphan: %v", err)
 			}
 			started := time.Now().Add(-time.Second)

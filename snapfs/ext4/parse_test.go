@@ -301,6 +301,27 @@ func TestRdev(t *testing.T) {
 	}
 }
 
+// TestSectors: the number of blocks has 48 bits with huge_file, and counts
+// blocks of the filesystem in an inode that says so.
+func TestSectors(t *testing.T) {
+	f := testFS(nil)
+	f.sb.blockSize = 4096
+	in := mapInode(nil, flagHugeFile)
+	binary.LittleEndian.PutUint32(in.raw[0x1c:], 1000)
+	binary.LittleEndian.PutUint16(in.raw[0x74:], 2)
+	if got := f.sectors(in); got != 1000 {
+		t.Errorf("without huge_file: %d", got)
+	}
+	f.sb.roCompat = roHugeFile
+	if got := f.sectors(in); got != (2<<32+1000)*8 {
+		t.Errorf("in blocks: %d", got)
+	}
+	in.flags = 0
+	if got := f.sectors(in); got != 2<<32+1000 {
+		t.Errorf("in sectors: %d", got)
+	}
+}
+
 // TestTime: the further bits reach from 1901 to 2446.
 func TestTime(t *testing.T) {
 	for _, c := range []struct {

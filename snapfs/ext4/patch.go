@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/rowan-storage/rowan/snapfs/tree"
@@ -35,7 +34,7 @@ func (p *patch) inode(f *FS, ino uint32) (*inode, error) {
 	case p.damage != nil:
 		return nil, p.damage
 	case p.free:
-		return nil, fmt.Errorf("ext4: inode %d is not in use: %w", ino, fs.ErrNotExist)
+		return nil, &CorruptError{fmt.Sprintf("inode %d", ino), -1, "has a name, but is not in use"}
 	}
 	return f.decodeInode(ino, p.raw, -1) // the fast commits' checksum has vouched for it
 }

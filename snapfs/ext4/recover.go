@@ -66,12 +66,12 @@ func (f *FS) replayJournal() (*fastCommits, error) {
 		return nil, err
 	}
 	if rec.Damage != nil {
-		f.note("The journal is damaged and was applied in part, %d transactions (%v): what was changed last is missing.",
-			rec.Transactions, rec.Damage)
+		f.note("The journal is damaged and was applied in part, %s (%v): what was changed last is missing.",
+			count(rec.Transactions, "transaction"), rec.Damage)
 		return nil, nil
 	}
-	f.note("The filesystem was in use when the image was taken: %d transactions of its journal were applied in memory.",
-		rec.Transactions)
+	f.note("The filesystem was in use when the image was taken; its journal was applied in memory: %s.",
+		count(rec.Transactions, "transaction"))
 	first, n := j.FastCommits()
 	return &fastCommits{file, first, n, rec.Next}, nil
 }

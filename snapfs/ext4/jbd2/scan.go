@@ -40,8 +40,13 @@ type scan struct {
 	buf []byte // for data blocks
 }
 
-// dataChunk is how many bytes of data blocks are read at once.
-const dataChunk = 1 << 20
+const (
+	// dataChunk is how many bytes of data blocks are read at once.
+	dataChunk = 1 << 20
+
+	// maxLookBeyond is how many blocks beyond the end of the log are looked at.
+	maxLookBeyond = 1 << 14
+)
 
 func newScan(j *Journal) *scan {
 	return &scan{
@@ -225,8 +230,8 @@ func (s *scan) follows() (bool, error) {
 // without them nothing is looked for. With asynchronous commits the commit block
 // of the transaction that was being read proves nothing.
 //
-// A transaction takes at most a quarter of the journal, so the next commit
-// block is within that.
+// A transaction takes at most a quarter of the journal, and hardly ever as many
+// blocks as are looked at, so the next commit block is among them.
 func (s *scan) checkEnd() error {
 	if !s.j.checksummed() {
 		return nil
@@ -236,7 +241,7 @@ func (s *scan) checkEnd() error {
 	if s.j.incompat&incompatAsyncCommit != 0 {
 		proof++
 	}
-	left := min((s.j.end/4)+1, s.j.last-s.j.first-s.used)
+	left := min(s.j.end/4+1, maxLookBeyond, s.j.last-s.j.first-s.used)
 	for pos := s.pos; left > 0; {
 		n := min(uint32(len(s.buf)/bs), left, s.j.last-pos)
 		if err := s.j.readBlocks(s.buf[:int(n)*bs], pos); err != nil {
