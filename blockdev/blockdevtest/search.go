@@ -200,7 +200,7 @@ func (s *Search) Exhaustive(ops []Op, length, first, nth int) (Tried, error) {
 			count *= len(ops)
 		}
 		for k := range count {
-			if i++; (i-1)%nth != first || s.late() {
+			if i++; (i-1)%nth != first%nth || s.late() {
 				continue
 			}
 			n, err := s.CrashEverywhere(sequence(ops, l, k))
