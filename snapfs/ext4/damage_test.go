@@ -44,6 +44,9 @@ func TestDamage(t *testing.T) {
 			t.Parallel()
 			d := newDamage(t, makeDamageImage(t, v.args, v.dirty))
 			trials, first := number("ROWAN_DAMAGE_TRIALS", 50), number("ROWAN_DAMAGE_SEED", 0)
+			if testing.Short() {
+				trials = min(trials, 10)
+			}
 			for seed := first; seed < first+trials; seed++ {
 				d.trial(seed, v.checked)
 			}
