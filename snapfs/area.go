@@ -124,11 +124,10 @@ func (a *area) readerPanicked(what any, stack []byte) {
 	if r.nodes[a.snap.id] == a.snap {
 		a.snap.newInfo()
 	}
-	changed := r.changed
-	r.mu.Unlock()
-	if changed != nil {
-		go changed(a.id)
+	if changed := r.changed; changed != nil && !r.closed {
+		r.work.Go(func() { changed(a.id) })
 	}
+	r.mu.Unlock()
 }
 
 // panicked counts and reports a panic of a reader.

@@ -67,8 +67,8 @@ type Root struct {
 	panics atomic.Uint64
 	flight singleflight.Group
 
-	stop    chan struct{}
-	janitor sync.WaitGroup
+	stop chan struct{}
+	work sync.WaitGroup // goroutines
 
 	mu       sync.Mutex
 	closed   bool
@@ -102,7 +102,7 @@ func New(src Source, o Options) *Root {
 	}
 	r.owner.uid, r.owner.gid = uint32(os.Geteuid()), uint32(os.Getegid())
 	r.nodes[RootIno] = &rootDir{r}
-	r.janitor.Go(r.sweep)
+	r.work.Go(r.sweep)
 	return r
 }
 
@@ -118,7 +118,7 @@ func (r *Root) Close() error {
 	r.images = map[*image]bool{}
 	r.mu.Unlock()
 	close(r.stop)
-	r.janitor.Wait()
+	r.work.Wait()
 	for im := range images {
 		im.shut()
 	}

@@ -136,7 +136,7 @@ func expectSameTree(t *testing.T, got, want string) int {
 }
 
 // populate fills a mounted filesystem with every kind of file.
-func populate(t *testing.T, dir string) {
+func populate(t testing.TB, dir string) {
 	t.Helper()
 	do := func(what string, err error) {
 		t.Helper()
@@ -182,7 +182,7 @@ func populate(t *testing.T, dir string) {
 }
 
 // populateContent makes files whose content is stored in different ways.
-func populateContent(t *testing.T, dir string) {
+func populateContent(t testing.TB, dir string) {
 	t.Helper()
 	for name, write := range map[string]func(f *os.File) error{
 		"empty":  func(*os.File) error { return nil },
@@ -222,7 +222,7 @@ func populateContent(t *testing.T, dir string) {
 	}
 }
 
-func populateXattrs(t *testing.T, dir string) {
+func populateXattrs(t testing.TB, dir string) {
 	t.Helper()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	for _, a := range []struct{ file, name, value string }{
@@ -241,7 +241,7 @@ func populateXattrs(t *testing.T, dir string) {
 
 // populated makes a filesystem, fills it with a kernel mount, and returns the
 // image.
-func populated(t *testing.T, sizeMiB int64, fill func(t *testing.T, dir string), mkfs ...string) string {
+func populated(t testing.TB, sizeMiB int64, fill func(t testing.TB, dir string), mkfs ...string) string {
 	t.Helper()
 	imagetest.Root(t)
 	path := imagetest.New(t, "fs.img", sizeMiB*imagetest.MiB)
@@ -306,7 +306,7 @@ func inDir(t *testing.T, dir, script string) string {
 
 // TestRawIsTheDisk compares disk.raw with the image, and mounts it.
 func TestRawIsTheDisk(t *testing.T) {
-	content := populated(t, 64, func(t *testing.T, dir string) {
+	content := populated(t, 64, func(t testing.TB, dir string) {
 		if err := os.WriteFile(filepath.Join(dir, "file"), []byte("content"), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -81,7 +81,11 @@ func startChild(t *testing.T, dir string, adjust func(*exec.Cmd)) *child {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		unix.Unmount(dir, unix.MNT_DETACH) // if it was killed while mounted
+	})
 	return &child{cmd, stdin, bufio.NewScanner(stdout)}
 }
 
@@ -195,20 +199,18 @@ func TestMountThroughLink(t *testing.T) {
 	}
 }
 
-// TestWithoutRoot mounts as another user, with the help of fusermount3.
-func TestWithoutRoot(t *testing.T) {
-	needFUSE(t)
-	imagetest.Tool(t, "fusermount3")
-	const nobody = 65534
-	asNobody := func(cmd *exec.Cmd) {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	}
-	parent, err := os.MkdirTemp("", "fusemount") // t.TempDir is root's alone
+const nobody = 65534
+
+// asNobody gives a directory on which another user may mount, and starts
+// children as that user.
+func asNobody(t *testing.T) (dir string, run func(env ...string) *child) {
+	t.Helper()
+	parent, err := os.MkdirTemp("", "fusemount") // t.TempDir may be root's alone
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(parent)
-	dir := filepath.Join(parent, "mnt")
+	t.Cleanup(func() { os.RemoveAll(parent) })
+	dir = filepath.Join(parent, "mnt")
 	for _, err := range []error{os.Chmod(parent, 0o755), os.Mkdir(dir, 0o700), os.Chown(dir, nobody, nobody)} {
 		if err != nil {
 			t.Fatal(err)
@@ -220,32 +222,35 @@ func TestWithoutRoot(t *testing.T) {
 	}
 	copied := filepath.Join(parent, "fusemount.test") // where nobody may start it
 	imagetest.Run(t, "cp", exe, copied)
-	run := func(adjust func(*exec.Cmd)) *child {
+	return dir, func(env ...string) *child {
 		return startChild(t, dir, func(cmd *exec.Cmd) {
 			cmd.Path = copied
-			asNobody(cmd)
-			if adjust != nil {
-				adjust(cmd)
-			}
+			cmd.Env = append(cmd.Env, env...)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 		})
 	}
+}
 
+// setFUSEMode sets the mode of /dev/fuse until the test ends.
+func setFUSEMode(t *testing.T, mode os.FileMode) {
+	t.Helper()
 	info, err := os.Stat("/dev/fuse")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.Chmod("/dev/fuse", info.Mode())
-	if err := os.Chmod("/dev/fuse", 0o600); err != nil {
+	t.Cleanup(func() { os.Chmod("/dev/fuse", info.Mode()) })
+	if err := os.Chmod("/dev/fuse", mode); err != nil {
 		t.Fatal(err)
 	}
-	c := run(nil)
-	if got := c.line(); !strings.Contains(got, "needs leave to open /dev/fuse") {
-		t.Errorf("without leave it says %q", got)
-	}
-	if err := os.Chmod("/dev/fuse", 0o666); err != nil { // as udev does
-		t.Fatal(err)
-	}
-	c = run(nil)
+}
+
+// TestWithoutRoot mounts as another user, with the help of fusermount3.
+func TestWithoutRoot(t *testing.T) {
+	needFUSE(t)
+	imagetest.Tool(t, "fusermount3")
+	dir, run := asNobody(t)
+	setFUSEMode(t, 0o666) // as udev does
+	c := run()
 	if got := c.line(); got != "mounted" {
 		t.Fatal(got)
 	}
@@ -257,7 +262,7 @@ func TestWithoutRoot(t *testing.T) {
 	}
 	c.cmd.Process.Kill()
 	c.cmd.Wait()
-	c = run(nil) // takes the dead one away
+	c = run() // takes the dead one away
 	if got := c.line(); got != "mounted" {
 		t.Fatal(got)
 	}
@@ -265,18 +270,29 @@ func TestWithoutRoot(t *testing.T) {
 	if got := c.line(); got != "unmounted" {
 		t.Error(got)
 	}
+}
 
-	conf, err := os.ReadFile("/etc/fuse.conf")
-	if err == nil && !strings.Contains("\n"+string(conf), "\nuser_allow_other") {
-		c = run(func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, childAllowOther+"=yes") })
-		if got := c.line(); !strings.Contains(got, `needs the line "user_allow_other" in /etc/fuse.conf`) {
-			t.Errorf("allow_other without leave says %q", got)
-		}
+// TestWithoutRootExplained: what is missing is said.
+func TestWithoutRootExplained(t *testing.T) {
+	needFUSE(t)
+	imagetest.Tool(t, "fusermount3")
+	_, run := asNobody(t)
+	setFUSEMode(t, 0o600)
+	if got := run().line(); !strings.Contains(got, "needs leave to open /dev/fuse") {
+		t.Errorf("without leave it says %q", got)
 	}
-	c = run(func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, "PATH=/nowhere") })
-	if got := c.line(); !strings.Contains(got, "install the package fuse3") {
+	setFUSEMode(t, 0o666)
+	if got := run("PATH=/nowhere").line(); !strings.Contains(got, "install the package fuse3") {
 		t.Errorf("without fusermount3 it says %q", got)
 	}
+	conf, err := os.ReadFile("/etc/fuse.conf")
+	allowed := err == nil && strings.Contains("\n"+string(conf), "\nuser_allow_other")
+	c := run(childAllowOther + "=yes")
+	if got := c.line(); allowed != (got == "mounted") || !allowed && !strings.Contains(got, `needs the line "user_allow_other" in /etc/fuse.conf`) {
+		t.Errorf("when others shall look it says %q", got)
+	}
+	c.stdin.Close()
+	c.line()
 }
 
 // TestReaderFailsUnderMount: the kernel is told that a filesystem has become a

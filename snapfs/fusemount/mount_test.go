@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -190,10 +191,11 @@ func TestIdleThroughTheKernel(t *testing.T) {
 	eventually(t, "the image is closed", func() bool { return src.OpenImages() == 0 })
 }
 
-// TestLargeDirectory lists 45,000 files, in order of places too.
-func TestLargeDirectory(t *testing.T) {
-	const count = 45000
-	image := populated(t, 128, func(t *testing.T, dir string) {
+// largeDirectory makes the image of a filesystem with many files in one
+// directory.
+func largeDirectory(t testing.TB, count int) string {
+	t.Helper()
+	return populated(t, 128, func(t testing.TB, dir string) {
 		large := filepath.Join(dir, "large")
 		if err := os.Mkdir(large, 0o755); err != nil {
 			t.Fatal(err)
@@ -205,7 +207,13 @@ func TestLargeDirectory(t *testing.T) {
 			}
 			unix.Close(fd)
 		}
-	}, "mkfs.ext4", "-q", "-F", "-N", "46000", "-O", "^has_journal")
+	}, "mkfs.ext4", "-q", "-F", "-N", fmt.Sprint(count+1000), "-O", "^has_journal")
+}
+
+// TestLargeDirectory lists 45,000 files, in order of places too.
+func TestLargeDirectory(t *testing.T) {
+	const count = 45000
+	image := largeDirectory(t, count)
 	src := imagetest.NewSource(t)
 	src.Add(t, "web", "a", image)
 	dir := filepath.Join(mountSource(t, src, snapfs.Options{}), "web/a/fs/large")
@@ -276,7 +284,7 @@ func direntsFrom(t *testing.T, fd int, place int64, n int) (names []string, plac
 // TestManyAtOnce: everything is read by many while snapshots come and go, and
 // every number is that of one file.
 func TestManyAtOnce(t *testing.T) {
-	image := populated(t, 64, func(t *testing.T, dir string) {
+	image := populated(t, 64, func(t testing.TB, dir string) {
 		for i := range 400 {
 			sub := filepath.Join(dir, fmt.Sprint("dir", i%20))
 			if err := os.MkdirAll(sub, 0o755); err != nil {
@@ -377,6 +385,11 @@ func TestMountIsHarmless(t *testing.T) {
 	if err := unix.Statfs(file, &st); err != nil || st.Blocks != 1024 || st.Bfree == 0 || st.Bfree >= 1024 {
 		t.Errorf("statfs of a filesystem of 4 MiB: %+v, %v", st, err)
 	}
+	var mounted unix.Stat_t
+	if err := unix.Stat(dir, &mounted); err != nil {
+		t.Fatal(err)
+	}
+	expectFile(t, fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(mounted.Dev), unix.Minor(mounted.Dev)), "1024\n")
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
@@ -398,70 +411,43 @@ func TestMountIsHarmless(t *testing.T) {
 	}
 }
 
-// TestUnmountBusy: Unmount refuses while a file is open, lazily it works, and
-// the mount ends with the file.
-func TestUnmountBusy(t *testing.T) {
+// TestAllowOther: with it everybody looks at everything, also at what its
+// owner's mode would keep from them; without it nobody else does.
+func TestAllowOther(t *testing.T) {
 	needFUSE(t)
+	imagetest.Tool(t, "setpriv")
+	image := populated(t, 16, func(t testing.TB, dir string) {
+		if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("for all"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}, "mkfs.ext4", "-q", "-F")
 	src := imagetest.NewSource(t)
-	src.Add(t, "web", "a", small(t, "one"))
+	src.Add(t, "web", "a", image)
 	root := snapfs.New(src, snapfs.Options{})
 	defer root.Close()
-	dir := t.TempDir()
-	s, err := fusemount.Mount(dir, root, fusemount.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(filepath.Join(dir, "web/a/disk.raw"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Unmount(); !errors.Is(err, syscall.EBUSY) || !strings.Contains(err.Error(), "has a file in it open") {
-		t.Errorf("unmount with an open file: %v, want EBUSY", err)
-	}
-	if _, err := fusemount.Mount(dir, root, fusemount.Options{}); !errors.Is(err, syscall.EBUSY) || !strings.Contains(err.Error(), "already") {
-		t.Errorf("a second mount: %v, want EBUSY", err)
-	}
-	if err := s.UnmountLazily(); err != nil {
-		t.Fatal(err)
-	}
-	expectNames(t, dir)
-	if err := s.Unmount(); !errors.Is(err, syscall.EBUSY) {
-		t.Errorf("unmount with a file open that is out of sight: %v, want EBUSY", err)
-	}
-	if _, err := f.ReadAt(make([]byte, 10), 0); err != nil {
-		t.Errorf("read of the file that is still open: %v", err)
-	}
-	f.Close()
-	s.Wait()
-	for _, unmount := range []func() error{s.Unmount, s.UnmountLazily} {
-		if err := unmount(); err != nil {
-			t.Errorf("after the end: %v", err)
+	for _, allow := range []bool{false, true} {
+		dir, err := os.MkdirTemp("", "fusemount")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(dir)
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s, err := fusemount.Mount(dir, root, fusemount.Options{AllowOther: allow})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat", filepath.Join(dir, "web/a/fs/secret")).Output()
+		if allowed := err == nil && string(out) == "for all"; allowed != allow {
+			t.Errorf("with AllowOther %v another user reads %q, %v", allow, out, err)
+		}
+		info, err := os.Stat(filepath.Join(dir, "web/a/fs/secret"))
+		if err != nil || info.Mode() != 0 {
+			t.Errorf("mode %v, %v, want 0", info.Mode(), err)
+		}
+		if err := s.Unmount(); err != nil {
+			t.Error(err)
 		}
 	}
-}
-
-// TestUnmountedFromOutside: the administrator unmounts, and what is mounted
-// there afterwards is left alone.
-func TestUnmountedFromOutside(t *testing.T) {
-	needFUSE(t)
-	src := imagetest.NewSource(t)
-	src.AddLUN("web")
-	root := snapfs.New(src, snapfs.Options{})
-	defer root.Close()
-	dir := t.TempDir()
-	s, err := fusemount.Mount(dir, root, fusemount.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	imagetest.Run(t, "umount", dir)
-	s.Wait()
-	imagetest.Run(t, "mount", "-t", "tmpfs", "tmpfs", dir)
-	defer imagetest.Run(t, "umount", dir)
-	if err := s.Unmount(); err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
-		t.Error(err)
-	}
-	expectNames(t, dir, "file")
 }

@@ -70,7 +70,7 @@ func Ext4(label, dir string, options ...string) func(testing.TB, string) {
 // a content that begins with "-> " makes a symbolic link.
 func Files(t testing.TB, files map[string]string) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := Dir(t)
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)

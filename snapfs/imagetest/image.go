@@ -7,14 +7,14 @@ import (
 	"testing"
 )
 
-// memoryDir holds images where it exists: a test that waits for a disk waits
+// memoryDir holds what tests make where it exists: a test that waits for a disk waits
 // for everybody else's tests.
 const memoryDir = "/dev/shm"
 
 // New makes a sparse file of sizeBytes and returns its path.
 func New(t testing.TB, name string, sizeBytes int64) string {
 	t.Helper()
-	path := filepath.Join(imageDir(t), name)
+	path := filepath.Join(Dir(t), name)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +28,8 @@ func New(t testing.TB, name string, sizeBytes int64) string {
 	return path
 }
 
-func imageDir(t testing.TB) string {
+// Dir makes a directory, in memory where the system offers it.
+func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(memoryDir, "imagetest")
 	if err != nil {
