@@ -71,7 +71,7 @@ func (c *conn) transmit(h *handshake, n *negotiated) {
 		// Larger pieces of large replies. The system may allow for less.
 		u.SetWriteBuffer(socketBufferBytes)
 	}
-	s := newSession(c.srv, h.conn, n, log)
+	s := newSession(c.srv, h.conn, n)
 	if !c.begin(s) {
 		return
 	}

@@ -47,6 +47,7 @@ type Server struct {
 	watching  chan struct{} // closed to end the watch; nil before it starts
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
+	full      bool // clients are turned away, and the log says so
 }
 
 // NewServer returns a server that Serve makes serve.
@@ -203,11 +204,13 @@ func (s *Server) accepted(nc net.Conn, tlsConfig *tls.Config) {
 	defer s.mu.Unlock()
 	if s.closing || len(s.conns) >= s.limits.MaxConnections {
 		nc.Close()
-		if !s.closing {
-			s.log.Warn("nbd: too many clients", "limit", s.limits.MaxConnections, "client", c.peer)
+		if !s.closing && !s.full {
+			s.full = true
+			s.log.Warn("nbd: too many clients, turning more away", "limit", s.limits.MaxConnections, "client", c.peer)
 		}
 		return
 	}
+	s.full = false
 	s.conns[c] = struct{}{}
 	s.running.Go(func() {
 		c.serve()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -37,7 +36,6 @@ type session struct {
 	budget   *budget
 	zeros    []byte // never written to
 	limits   Limits
-	log      *slog.Logger
 
 	// ctx is cancelled when the connection is broken, not when it is drained.
 	ctx    context.Context
@@ -65,10 +63,10 @@ type session struct {
 var errDisconnect = errors.New("disconnect requested")
 
 // newSession makes the session of a connection whose handshake is done.
-func newSession(srv *Server, conn net.Conn, n *negotiated, log *slog.Logger) *session {
+func newSession(srv *Server, conn net.Conn, n *negotiated) *session {
 	s := &session{
 		export: n.export, style: n.style, contexts: n.contexts,
-		observer: srv.observer, pool: &srv.pool, limits: srv.limits, log: log,
+		observer: srv.observer, pool: &srv.pool, limits: srv.limits,
 		budget:   newBudget(srv.limits.ConnMemoryBytes, srv.memory),
 		zeros:    srv.zeros,
 		in:       inbox{conn: conn, buf: make([]byte, inboxBytes)},
@@ -97,12 +95,13 @@ func (s *session) run() error {
 	close(s.requests)
 	s.running.Wait()
 	s.out.drain()
-	switch {
-	case errors.Is(err, errDisconnect) || errors.Is(err, io.EOF) || s.draining.Load():
-		return s.out.failure()
-	default:
-		return err
+	if failure := s.out.failure(); failure != nil {
+		return failure
 	}
+	if errors.Is(err, errDisconnect) || errors.Is(err, io.EOF) || s.draining.Load() {
+		return nil
+	}
+	return err
 }
 
 // drain makes run return as soon as what was received is answered.
