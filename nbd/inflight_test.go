@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"time"
 
@@ -94,28 +93,37 @@ func TestSlowRequestsDoNotHoldUpOthers(t *testing.T) {
 	c.read(wire.Request{Type: wire.CmdFlush, Cookie: 1})
 }
 
-// After a slow write, writes no longer hold up the requests behind them.
+// After a slow write, writes go to the workers for a while, so that they no
+// longer hold up the requests behind them.
 func TestSlowWritesGoToTheWorkers(t *testing.T) {
 	d := newMemDevice(1 << 20)
-	release := make(chan struct{})
-	var once sync.Once
-	d.onWrite = func(off int64, _ int) error {
-		once.Do(func() { time.Sleep(2 * slowWrite) })
-		if off == 512 {
-			<-release
+	s := newSession(NewServer(Config{}), &scriptConn{}, &negotiated{export: &Export{Device: d}})
+	req := &wire.Request{Type: wire.CmdWrite, Length: 512}
+	write := func() bool {
+		t.Helper()
+		done, err := s.writeInline(req, make([]byte, 512), time.Time{})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
+		return done
 	}
-	c := entered(t, serveDevice(t, d), wire.Simple)
-	both := wire.AppendRequest(nil, wire.Request{Type: wire.CmdWrite, Cookie: 1, Length: 512}, false)
-	both = append(both, make([]byte, 512)...)
-	both = wire.AppendRequest(both, wire.Request{Type: wire.CmdWrite, Cookie: 2, Offset: 512, Length: 512}, false)
-	both = append(both, make([]byte, 512)...)
-	c.send(both)
-	c.read(wire.Request{Type: wire.CmdWrite, Cookie: 1})
-	c.wantErrno(0, wire.Request{Type: wire.CmdRead, Cookie: 3, Length: 512})
-	close(release)
-	c.read(wire.Request{Type: wire.CmdWrite, Cookie: 2})
+	s.slowUntil = time.Time{}
+	d.onWrite = func(int64, int) error { time.Sleep(2 * slowWrite); return nil }
+	begun := time.Now()
+	if !write() {
+		t.Error("a write goes to the workers for no reason")
+	}
+	if s.slowUntil.Before(begun.Add(slowPause)) {
+		t.Error("a slow write is not noticed")
+	}
+	s.slowUntil = time.Now().Add(time.Hour)
+	if write() || d.writes.Load() != 1 {
+		t.Error("after a slow write another one is done at once")
+	}
+	s.slowUntil = time.Now()
+	if !write() {
+		t.Error("writes go to the workers for ever")
+	}
 }
 
 func TestDisconnectAnswersWhatIsInFlight(t *testing.T) {
