@@ -16,7 +16,7 @@ import (
 
 // startLimit is how long a daemon may take to listen, recovery included, and
 // how long to stop.
-const startLimit = 60 * time.Second
+const startLimit = 2 * time.Minute
 
 // A Daemon is a running rowand.
 type Daemon struct {
@@ -153,7 +153,11 @@ func (d *Daemon) Stop() {
 	select {
 	case <-d.done:
 	case <-time.After(startLimit):
-		d.Kill()
+		// Its log shows then what it was at.
+		if err := d.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+			d.t.Error(err)
+		}
+		<-d.done
 		d.t.Fatalf("the daemon did not stop within %v", startLimit)
 	}
 	if code := d.cmd.ProcessState.ExitCode(); code != 0 {
@@ -175,7 +179,7 @@ func (d *Daemon) end() {
 		d.t.Error("the daemon reported a race or a panic")
 	}
 	if d.t.Failed() {
-		d.t.Logf("the daemon wrote:\n%s", tail(log, 200))
+		d.t.Logf("the daemon wrote:\n%s", tail(log, 400))
 	}
 }
 
