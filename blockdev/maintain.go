@@ -20,7 +20,7 @@ type maintenance struct {
 	runMu sync.Mutex // one pass at a time
 
 	kick chan struct{}
-	quit chan struct{}
+	quit context.CancelFunc // ends the loop, after the step under way
 	done chan struct{}
 
 	mu         sync.Mutex
@@ -42,14 +42,15 @@ func (t *maintenance) start(p *Pool) {
 	if p.manual {
 		return
 	}
-	t.kick, t.quit, t.done = make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
-	go p.maintainLoop()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.kick, t.quit, t.done = make(chan struct{}, 1), cancel, make(chan struct{})
+	go p.maintainLoop(ctx)
 	t.wake()
 }
 
 func (t *maintenance) stop() {
 	if t.quit != nil {
-		close(t.quit)
+		t.quit()
 		<-t.done
 	}
 }
@@ -98,7 +99,9 @@ func take(mu *sync.Mutex, set *map[*lun]bool) []*lun {
 	return luns
 }
 
-func (p *Pool) maintainLoop() {
+// maintainLoop runs passes until ctx ends. What is left then is done when the
+// pool is opened again.
+func (p *Pool) maintainLoop(ctx context.Context) {
 	t := &p.maintenance
 	defer close(t.done)
 	var trimmed time.Time
@@ -111,16 +114,16 @@ func (p *Pool) maintainLoop() {
 		t.mu.Unlock()
 		trims := false
 		select {
-		case <-t.quit:
+		case <-ctx.Done():
 			return
 		case <-t.kick:
 		case <-later:
 			trims, trimmed = true, time.Now()
 		}
-		if err := p.maintain(context.Background(), trims); err != nil {
+		if err := p.maintain(ctx, trims); err != nil && ctx.Err() == nil {
 			p.log.Error("maintenance failed, will be tried again", "error", err)
 			select {
-			case <-t.quit:
+			case <-ctx.Done():
 				return
 			case <-time.After(retryDelay):
 				t.wake()
@@ -175,13 +178,7 @@ func (p *Pool) maintain(ctx context.Context, trims bool) error {
 	for _, l := range take(&t.mu, &t.room) {
 		errs = append(errs, l.extendEarly())
 	}
-	for _, l := range p.allLUNs() {
-		for _, h := range l.oldHeads() {
-			if l.failed.Load() == nil {
-				errs = append(errs, l.seal(h))
-			}
-		}
-	}
+	errs = append(errs, p.sealAll(ctx))
 	if trims {
 		for _, l := range take(&t.mu, &t.checkpoint) {
 			_, err := l.checkpointHead()
@@ -191,27 +188,54 @@ func (p *Pool) maintain(ctx context.Context, trims bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	for progress := true; progress; {
-		progress = false
-		for _, r := range p.reclaimable() {
-			done, err := p.reclaim(ctx, r)
-			if err != nil {
-				return err
-			}
-			progress = progress || done
-		}
-		for _, id := range p.prunable() {
-			done, err := p.prune(id)
-			if err != nil {
-				return err
-			}
-			progress = progress || done
-		}
-		if err := ctx.Err(); err != nil {
+	for {
+		progress, err := p.giveBack(ctx)
+		if err != nil || !progress {
 			return err
 		}
 	}
-	return nil
+}
+
+// sealAll seals the layers that were swapped out.
+func (p *Pool) sealAll(ctx context.Context) error {
+	var errs []error
+	for _, l := range p.allLUNs() {
+		for _, h := range l.oldHeads() {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if l.failed.Load() == nil {
+				errs = append(errs, l.seal(h))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// giveBack does what reclaims and prunes can be done now, and tells whether
+// there were any.
+func (p *Pool) giveBack(ctx context.Context) (progress bool, err error) {
+	for _, r := range p.reclaimable() {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		done, err := p.reclaim(ctx, r)
+		if err != nil {
+			return false, err
+		}
+		progress = progress || done
+	}
+	for _, id := range p.prunable() {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		done, err := p.prune(id)
+		if err != nil {
+			return false, err
+		}
+		progress = progress || done
+	}
+	return progress, nil
 }
 
 // extendEarly adds to the journal of a head that will soon be full.
