@@ -58,21 +58,21 @@ func (w *fcWork) steps() {
 	w.writeAt("last", 0, 1)
 }
 
-// TestFastCommit compares images with fast commits in the journal with what the
-// kernel makes of them, and with what was there when the image was taken.
-func TestFastCommit(t *testing.T) {
-	need(t, "mke2fs", "mount", "umount", "cp")
-	for _, v := range []struct {
-		name string
-		args []string
-		base func(w *fcWork) // in a full commit
-		work func(w *fcWork) // in fast commits
-		seed uint64
+// fcCase is a filesystem with fast commits in its journal.
+type fcCase struct {
+	name string
+	args []string
+	base func(w *fcWork) // in a full commit
+	work func(w *fcWork) // in fast commits
+	seed uint64
 
-		// noKernel says why the kernel's recovery of the image is not what it
-		// should be. Then only what was there counts.
-		noKernel string
-	}{
+	// noKernel says why the kernel's recovery of the image is not what it
+	// should be. Then only what was there counts.
+	noKernel string
+}
+
+func fcCases() []fcCase {
+	return []fcCase{
 		{name: "create", work: func(w *fcWork) {
 			for i := range 40 {
 				w.writeAt(fmt.Sprintf("new%d", i), int64(i)*3000, 1+i*700)
@@ -162,48 +162,59 @@ func TestFastCommit(t *testing.T) {
 			w.check(unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, w.path("linked"), unix.AT_SYMLINK_FOLLOW))
 			w.check(f.Sync(), f.Close())
 		}, noKernel: "Linux 6.18 refuses the mount if a file without a name was synced"},
-	} {
+	}
+}
+
+// TestFastCommit compares images with fast commits in the journal with what the
+// kernel makes of them, and with what was there when the image was taken.
+func TestFastCommit(t *testing.T) {
+	need(t, "mke2fs", "mount", "umount", "cp")
+	for _, v := range fcCases() {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
-			image := makeImage(t, 64<<20, append([]string{"-t", "ext4", "-b", "4096", "-J", "size=16", "-O", "fast_commit"}, v.args...)...)
-			dir, unmount := mount(t, image, "commit=300,noatime")
-			w := &fcWork{population{t: t, dir: dir, rng: rand.New(rand.NewPCG(v.seed, 9))}}
-			w.write("base", []byte("makes the first commit a full one"))
-			if v.base != nil {
-				v.base(w)
-			}
-			command(t, "sync", "--file-system", dir)
-			v.work(w)
-			live := copyImage(t, image)
-			defer unmount()
-
-			fsys := openImage(t, live)
-			notes := strings.Join(fsys.Info().Notes, " ")
-			t.Log(notes)
-			if !strings.Contains(notes, " fast commit") {
-				t.Error("there were no fast commits")
-			}
-			check := func(dir string, recovered bool) {
-				t.Helper()
-				c := &comparison{t: t, fsys: fsys, dir: dir, rng: w.rng}
-				c.adjust = func(_ string, got *tree.Attr, want tree.Attr) {
-					if want.Type == tree.Directory { // the log says little of them
-						takeTimes(got, want)
-						got.Nlink, got.Blocks = want.Nlink, want.Blocks
-					}
-					if recovered { // the kernel counts blocks anew
-						got.Blocks = want.Blocks
-					}
-				}
-				c.run()
-			}
-			check(dir, false)
-			if v.noKernel != "" {
-				t.Logf("not compared with the kernel's recovery: %s", v.noKernel)
-				return
-			}
-			dir, _ = mount(t, copyImage(t, live), "noatime")
-			check(dir, true)
+			v.run(t)
 		})
 	}
+}
+
+func (v fcCase) run(t *testing.T) {
+	image := makeImage(t, 64<<20, append([]string{"-t", "ext4", "-b", "4096", "-J", "size=16", "-O", "fast_commit"}, v.args...)...)
+	dir, unmount := mount(t, image, "commit=300,noatime")
+	w := &fcWork{population{t: t, dir: dir, rng: rand.New(rand.NewPCG(v.seed, 9))}}
+	w.write("base", []byte("makes the first commit a full one"))
+	if v.base != nil {
+		v.base(w)
+	}
+	command(t, "sync", "--file-system", dir)
+	v.work(w)
+	live := copyImage(t, image)
+	defer unmount()
+
+	fsys := openImage(t, live)
+	notes := strings.Join(fsys.Info().Notes, " ")
+	t.Log(notes)
+	if !strings.Contains(notes, " fast commit") {
+		t.Error("there were no fast commits")
+	}
+	check := func(dir string, recovered bool) {
+		t.Helper()
+		c := &comparison{t: t, fsys: fsys, dir: dir, rng: w.rng}
+		c.adjust = func(_ string, got *tree.Attr, want tree.Attr) {
+			if want.Type == tree.Directory { // the log says little of them
+				takeTimes(got, want)
+				got.Nlink, got.Blocks = want.Nlink, want.Blocks
+			}
+			if recovered { // the kernel counts blocks anew
+				got.Blocks = want.Blocks
+			}
+		}
+		c.run()
+	}
+	check(dir, false)
+	if v.noKernel != "" {
+		t.Logf("not compared with the kernel's recovery: %s", v.noKernel)
+		return
+	}
+	dir, _ = mount(t, copyImage(t, live), "noatime")
+	check(dir, true)
 }

@@ -109,6 +109,35 @@ func TestInfo(t *testing.T) {
 	}
 }
 
+// TestResized reads filesystems that were grown and shrunk.
+func TestResized(t *testing.T) {
+	need(t, "resize2fs")
+	for _, args := range [][]string{
+		{"-t", "ext4", "-b", "1024"},
+		{"-t", "ext4", "-b", "1024", "-O", "^64bit"},
+		{"-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode"},
+		{"-t", "ext4", "-b", "4096", "-O", "sparse_super2", "-E", "num_backup_sb=1"},
+	} {
+		image := makeImage(t, 24<<20, args...)
+		for i, size := range []string{"130M", "100M"} {
+			dir, unmount := mount(t, image)
+			p := &population{t: t, dir: dir, rng: rand.New(rand.NewPCG(1, 1)), manyNames: 100, farOffset: 1 << 30}
+			p.check(os.MkdirAll(p.path(fmt.Sprintf("%d/files", i)), 0o755))
+			p.dir = p.path(fmt.Sprint(i))
+			p.sparse()
+			p.fragmented()
+			p.directories()
+			unmount()
+			if err := os.Truncate(image, 130<<20); err != nil {
+				t.Fatal(err)
+			}
+			command(t, "resize2fs", "-f", image, size)
+		}
+		dir, _ := mount(t, image, "ro")
+		compare(t, openImage(t, image), dir)
+	}
+}
+
 // TestLargeDirectory reads a directory of 45,000 names, most of which go.
 func TestLargeDirectory(t *testing.T) {
 	for i, args := range [][]string{
