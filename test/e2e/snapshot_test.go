@@ -138,7 +138,7 @@ func TestGroupIsOnePointInTime(t *testing.T) {
 	defer writers.Wait()
 	defer stop()
 
-	const groups = 25
+	groups := 25 / harness.Slow()
 	var windows []*workload.Window
 	for n := range groups {
 		win := w.Begin()

@@ -11,6 +11,7 @@ import (
 const (
 	chunkSectors = 64 // 32 KiB
 	blockSectors = 8  // 4 KiB
+	maxSectors   = 24 // of one request
 )
 
 // request is one change of a device.
@@ -110,7 +111,7 @@ func (w *writer) pick() request {
 			continue
 		}
 		from := w.rng.IntN(chunkSectors)
-		count := 1 + w.rng.IntN(chunkSectors-from)
+		count := 1 + w.rng.IntN(min(maxSectors, chunkSectors-from))
 		if w.rng.IntN(4) > 0 { // mostly whole blocks, as filesystems write
 			from -= from % blockSectors
 			count = min((count+blockSectors-1)/blockSectors*blockSectors, chunkSectors-from)
