@@ -8,6 +8,14 @@ import (
 
 const block = 4096
 
+// seeds returns how many seeds to try, of n: fewer under the race detector.
+func seeds(n uint64) uint64 {
+	if raceDetector {
+		return max(n/8, 1)
+	}
+	return n
+}
+
 // operations are those whose sequences are searched. Block 7 and 8 are in
 // different shards.
 func operations() []blockdevtest.Op {
@@ -60,9 +68,9 @@ func search() *blockdevtest.Search {
 func TestEngineCrashAtEveryCall(t *testing.T) {
 	t.Parallel()
 	s := search()
-	tried, err := s.Exhaustive(operations(), 1, 0, 1)
+	tried, err := s.Exhaustive(operations(), 1, 0, 16/int(seeds(16)))
 	s.Report(t, tried, err)
-	tried, err = s.Exhaustive(operations(), 2, 3, 20)
+	tried, err = s.Exhaustive(operations(), 2, 3, 361/int(seeds(16)))
 	s.Report(t, tried, err)
 }
 

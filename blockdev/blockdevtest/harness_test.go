@@ -49,9 +49,9 @@ func toySearch(b bug) *Search {
 func TestSearchOfARightEngine(t *testing.T) {
 	t.Parallel()
 	s := toySearch(none)
-	tried, err := s.Exhaustive(toyOps(), 2, 0, 11)
+	tried, err := s.Exhaustive(toyOps(), 2, 0, 23)
 	s.Report(t, tried, err)
-	if tried.Sequences < 20 || tried.Points < 100 || tried.Crashes < 8*tried.Points {
+	if tried.Sequences < 10 || tried.Points < 50 || tried.Crashes < 8*tried.Points {
 		t.Errorf("only %v", tried)
 	}
 }

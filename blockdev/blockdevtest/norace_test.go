@@ -1,0 +1,5 @@
+//go:build !race
+
+package blockdevtest_test
+
+const raceDetector = false
