@@ -14,6 +14,8 @@ type head struct {
 	// syncMu is held while segments are synced: a flush must not rely on a sync
 	// that another began and has not finished. It is taken before mu.
 	syncMu sync.Mutex
+	// syncErr is the error of a sync that failed: all later ones fail too.
+	syncErr error
 	// foreign holds the origins that the layer owns beside its own, nil for
 	// none. It is replaced under the LUN's gate.
 	foreign atomic.Pointer[map[uint32]bool]
@@ -120,6 +122,13 @@ func (h *head) takeTrims() []trim {
 func (h *head) syncData(c *segmentCache) error {
 	h.syncMu.Lock()
 	defer h.syncMu.Unlock()
+	if h.syncErr == nil {
+		h.syncErr = h.syncDirty(c)
+	}
+	return h.syncErr
+}
+
+func (h *head) syncDirty(c *segmentCache) error {
 	h.mu.Lock()
 	dirty := h.dirty
 	h.dirty = nil

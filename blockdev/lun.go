@@ -70,9 +70,6 @@ func (l *lun) name() string {
 // fail stops the LUN from taking writes: data that it had not made durable is
 // lost. It stays so after a restart (invariant 10).
 func (l *lun) fail(cause error) error {
-	if l.gone.Load() {
-		return &Error{Object: lunObject(l.name()), Class: ErrStale, Cause: cause}
-	}
 	e := &Error{Object: lunObject(l.name()), Class: ErrFailed, Detail: "takes no more writes, unsynced data is lost", Cause: cause}
 	if !l.failed.CompareAndSwap(nil, e) {
 		return l.failed.Load()

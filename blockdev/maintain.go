@@ -320,11 +320,12 @@ func (l *lun) seal(h *head) error {
 
 // reclaimable lists the reclaims that can be done now.
 func (p *Pool) reclaimable() []reclaimRecord {
+	failed := p.failedLUNs()
 	p.cat.mu.RLock()
 	defer p.cat.mu.RUnlock()
 	var out []reclaimRecord
 	for _, r := range p.cat.reclaims {
-		if owner := p.cat.layers[r.Owner]; r.Owner == 0 || owner != nil && (owner.Sealed || p.isUsableHead(r.Owner)) {
+		if owner := p.cat.layers[r.Owner]; r.Owner == 0 || owner != nil && (owner.Sealed || p.isUsableHead(r.Owner, failed)) {
 			out = append(out, *r)
 		}
 	}
@@ -334,13 +335,24 @@ func (p *Pool) reclaimable() []reclaimRecord {
 
 // isUsableHead tells whether a layer is the head of a LUN that did not fail.
 // The catalogue's lock is held.
-func (p *Pool) isUsableHead(layer uint32) bool {
+func (p *Pool) isUsableHead(layer uint32, failed map[uint64]bool) bool {
 	for _, l := range p.cat.luns {
 		if l.Head == layer {
-			return l.Failed == ""
+			return !failed[l.ID]
 		}
 	}
 	return false
+}
+
+// failedLUNs returns the ids of the LUNs that take no writes any more.
+func (p *Pool) failedLUNs() map[uint64]bool {
+	failed := make(map[uint64]bool)
+	for _, l := range p.allLUNs() {
+		if l.failed.Load() != nil {
+			failed[l.id] = true
+		}
+	}
+	return failed
 }
 
 // lunOfHead returns the LUN whose head a layer is, nil if it is none's.

@@ -312,7 +312,9 @@ func (l *lun) close() error {
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
 	var errs []error
-	if l.failed.Load() == nil {
+	if e := l.failed.Load(); e != nil {
+		errs = append(errs, e)
+	} else {
 		for _, o := range old {
 			errs = append(errs, l.flushHead(o))
 		}

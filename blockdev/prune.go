@@ -8,7 +8,7 @@ import (
 // prunable lists the layers that nothing names and that can be removed now or
 // merged into their only child. One with several children stays.
 func (p *Pool) prunable() []uint32 {
-	open := p.openLayers()
+	open, failed := p.openLayers(), p.failedLUNs()
 	p.cat.mu.RLock()
 	defer p.cat.mu.RUnlock()
 	named := make(map[uint32]bool)
@@ -32,7 +32,7 @@ func (p *Pool) prunable() []uint32 {
 		case len(c) == 0:
 			out = append(out, id)
 		case len(c) == 1 && r.Sealed:
-			if l := heads[c[0].ID]; c[0].Sealed || l != nil && l.Failed == "" {
+			if l := heads[c[0].ID]; c[0].Sealed || l != nil && !failed[l.ID] {
 				out = append(out, id)
 			}
 		}

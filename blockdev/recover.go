@@ -33,6 +33,7 @@ func (p *Pool) recover() error {
 	for _, id := range slices.Sorted(maps.Keys(p.cat.layers)) {
 		if r := p.cat.layers[id]; !r.Sealed && heads[id] == nil {
 			if err := p.recoverFrozen(r, suspect[id]); err != nil {
+				p.recordFailureAbove(id, err)
 				return err
 			}
 		}
@@ -44,6 +45,24 @@ func (p *Pool) recover() error {
 		}
 	}
 	return nil
+}
+
+// recordFailureAbove notes that the LUNs whose heads stand on a layer failed:
+// what a dead process left in the page cache could not be made durable, and a
+// later attempt that succeeds would prove nothing (invariant 10). A full disk
+// loses nothing, and damage stays what it is.
+func (p *Pool) recordFailureAbove(layer uint32, err error) {
+	if isNoSpace(err) || errors.Is(err, ErrCorrupt) {
+		return
+	}
+	for _, l := range slices.Collect(maps.Values(p.cat.luns)) {
+		for at := p.cat.layers[l.Head]; at != nil; at = p.cat.layers[at.Parent] {
+			if at.ID == layer {
+				p.recordFailure(l.ID, err.Error())
+				break
+			}
+		}
+	}
 }
 
 // checkKnown makes the catalogue's first record in a new pool, and refuses a
@@ -208,6 +227,9 @@ func (p *Pool) loadOwn(r *layerRecord, onlyCommitted bool) (ownMap, error) {
 
 // recoverFrozen seals a layer that was swapped out and not sealed.
 func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
+	if err := p.fs.SyncDir(layerDir(r.ID)); err != nil {
+		return err
+	}
 	own, err := p.loadOwn(r, onlyCommitted)
 	if err != nil {
 		return err
@@ -321,6 +343,7 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 		l.failed.Store(&Error{Object: lunObject(r.Name), Class: ErrFailed, Detail: r.Failed})
 		l.head = newHead(layer.ID, &journal{err: ErrFailed}, layer.Origins)
 	} else if err := p.recoverHead(l, layer, own); err != nil {
+		p.recordFailureAbove(layer.ID, err)
 		return err
 	}
 	p.mu.Lock()
@@ -333,6 +356,14 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 // empty, else a new one after a checkpoint.
 func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 	last := own.scan.files[len(own.scan.files)-1].header
+	// A process that died may have left anything in the page cache. Flushes
+	// from now on sync only what they know to be dirty.
+	if err := p.fs.SyncDir(layerDir(r.ID)); err != nil {
+		return err
+	}
+	if err := p.syncOrigins(r.Origins); err != nil {
+		return err
+	}
 	if own.scan.empty() {
 		j, err := reopenJournal(p.fs, r.ID, p.bootID, own.scan)
 		if err != nil {
@@ -340,9 +371,6 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 		}
 		l.head = newHead(r.ID, j, r.Origins)
 		return nil
-	}
-	if err := p.syncOrigins(r.Origins); err != nil {
-		return err
 	}
 	generation := last.generation + 1
 	j, err := createJournal(p.fs, r.ID, p.bootID, generation, own.scan.nextSeq, p.firstJournal())

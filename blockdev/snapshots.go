@@ -103,7 +103,10 @@ func (p *Pool) describe(r *snapshotRecord, m *extentMap, unique uint64) (Snapsho
 // it has no child, none if it has several, since it then stays.
 func (p *Pool) uniqueBlocks(layer uint32, m *extentMap) (uint64, error) {
 	r := p.cat.layer(layer)
-	children := p.cat.children(layer)
+	open := p.openLayers()
+	children := slices.DeleteFunc(p.cat.children(layer), func(c *layerRecord) bool {
+		return !c.Sealed && !open[c.ID] // the head of a LUN that was deleted
+	})
 	if r == nil || len(children) > 1 {
 		return 0, nil
 	}

@@ -1,7 +1,11 @@
 package blockdevtest_test
 
 import (
+	"errors"
+	"os"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
 )
@@ -54,12 +58,6 @@ func search() *blockdevtest.Search {
 			{Kind: blockdevtest.OpWrite, Off: 6 * block, Len: block},
 		},
 		Crashes: blockdevtest.AllKinds(1),
-		After: []blockdevtest.Round{{Ops: []blockdevtest.Op{
-			{Kind: blockdevtest.OpWrite, Off: 3*block + 512, Len: block},
-			{Kind: blockdevtest.OpSnapshot},
-			{Kind: blockdevtest.OpWrite, Off: 3 * block, Len: block},
-			{Kind: blockdevtest.OpFlush},
-		}}},
 	}
 }
 
@@ -71,6 +69,17 @@ func TestEngineCrashAtEveryCall(t *testing.T) {
 	tried, err := s.Exhaustive(operations(), 1, 0, 16/int(seeds(16)))
 	s.Report(t, tried, err)
 	tried, err = s.Exhaustive(operations(), 2, 3, 361/int(seeds(16)))
+	s.Report(t, tried, err)
+}
+
+// TestEngineCrashInRecovery crashes a share of the operations, and then every call
+// of the recovery.
+func TestEngineCrashInRecovery(t *testing.T) {
+	t.Parallel()
+	s := search()
+	s.Crashes = []blockdevtest.Crash{{Kind: blockdevtest.PowerCut, Seed: 1}}
+	s.Again = []blockdevtest.Crash{{Kind: blockdevtest.PowerCut, Seed: 2}}
+	tried, err := s.Exhaustive(operations(), 1, 2, 96/int(seeds(16)))
 	s.Report(t, tried, err)
 }
 
@@ -105,5 +114,159 @@ func TestEngineCrashOfANewPool(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// random runs the cases of seeds.
+func random(t *testing.T, manual, concurrent bool, first, count uint64) {
+	t.Helper()
+	x := blockdevtest.Random{
+		Config: blockdevtest.Config{Blocks: 24, Disk: blockdevtest.DiskOptions{Yield: concurrent, TryRead: blockdevtest.TryReadRandom}},
+		Rounds: 12, Ops: 15, Concurrent: concurrent,
+	}
+	for seed := first; seed < first+count; seed++ {
+		x.Config.Disk.Seed = seed
+		_, err := blockdevtest.Run(engine(manual), x.Case(seed))
+		var f *blockdevtest.Failure
+		if errors.As(err, &f) {
+			t.Fatalf("seed %d: %v\nat first: %s: %v", seed, blockdevtest.Shrink(engine(manual), f, 20*time.Second), f.Step, f.Err)
+		}
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+func TestEngineRandomOperations(t *testing.T) {
+	t.Parallel()
+	random(t, true, false, 0, seeds(40))
+}
+
+// TestEngineRandomConcurrentOperations also has maintenance run by itself.
+func TestEngineRandomConcurrentOperations(t *testing.T) {
+	t.Parallel()
+	random(t, false, true, 0, seeds(40))
+}
+
+// TestEngineFlushBesideCheckpoint has a flush and a checkpoint meet, in which the
+// flush must not rely on a sync that is still under way.
+func TestEngineFlushBesideCheckpoint(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds(16) {
+		s := search()
+		s.Config.Disk = blockdevtest.DiskOptions{Seed: seed, Yield: true}
+		s.Setup = []blockdevtest.Op{
+			{Kind: blockdevtest.OpFUA, Len: 12 * block},
+			{Kind: blockdevtest.OpDiscard, Off: 3 * block, Len: block},
+			{Kind: blockdevtest.OpFlush},
+			{Kind: blockdevtest.OpWrite, Len: block},
+		}
+		s.Crashes = []blockdevtest.Crash{{Kind: blockdevtest.PowerCutLoseAll}}
+		s.After = []blockdevtest.Round{}
+		parts := []blockdevtest.Op{{Kind: blockdevtest.OpSettle}}
+		for i := range int64(5) {
+			parts = append(parts, blockdevtest.Op{Kind: blockdevtest.OpFUA, Off: (4 + i) * block, Len: block})
+		}
+		tried, err := s.CrashEverywhere([]blockdevtest.Op{{Kind: blockdevtest.OpConcurrent, Parts: parts}})
+		if err != nil {
+			t.Fatalf("seed %d: after %v: %v", seed, tried, err)
+		}
+	}
+}
+
+// TestEngineReclaimBesideFreeze has maintenance give space back, as it does
+// after a crash, while the head that it looks at becomes a snapshot.
+func TestEngineReclaimBesideFreeze(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds(160) {
+		freeze := []blockdevtest.OpKind{blockdevtest.OpSnapshot, blockdevtest.OpRevert}[seed%2]
+		c := blockdevtest.Case{
+			Config: blockdevtest.Config{Blocks: 12, Disk: blockdevtest.DiskOptions{Seed: seed, Yield: true}},
+			Rounds: []blockdevtest.Round{
+				{
+					Ops:     []blockdevtest.Op{{Kind: blockdevtest.OpSnapshot}, {Kind: blockdevtest.OpWrite, Len: 8 * block}},
+					Crashes: []blockdevtest.Crash{{Kind: blockdevtest.Kill}},
+				},
+				{Ops: []blockdevtest.Op{
+					{Kind: blockdevtest.OpWrite, Off: 8 * block, Len: block},
+					{Kind: blockdevtest.OpWrite, Off: 9 * block, Len: block},
+					{Kind: blockdevtest.OpWrite, Off: 10 * block, Len: block},
+					{Kind: freeze},
+					{Kind: blockdevtest.OpWrite, Off: 8 * block, Len: 4 * block},
+					{Kind: blockdevtest.OpSettle},
+				}},
+			},
+		}
+		if _, err := blockdevtest.Run(engine(false), c); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+// TestEngineFlushBesideFreeze has flushes meet a freeze and the sealing of the
+// old head.
+func TestEngineFlushBesideFreeze(t *testing.T) {
+	t.Parallel()
+	parts := []blockdevtest.Op{{Kind: blockdevtest.OpSnapshot}}
+	for i := range int64(8) {
+		parts = append(parts, blockdevtest.Op{Kind: blockdevtest.OpFUA, Off: i * block, Len: block})
+	}
+	both := blockdevtest.Op{Kind: blockdevtest.OpConcurrent, Parts: parts}
+	for seed := range seeds(48) {
+		c := blockdevtest.Case{
+			Config: blockdevtest.Config{Blocks: 12, Disk: blockdevtest.DiskOptions{Seed: seed, Yield: true}},
+			Rounds: []blockdevtest.Round{{Ops: []blockdevtest.Op{both, both, both, both}}},
+		}
+		if _, err := blockdevtest.Run(engine(false), c); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+// faulty is a case whose second round has a call fail, and whose third ends
+// with a power cut.
+func faulty(seed uint64, nth int64, errno syscall.Errno) blockdevtest.Case {
+	x := blockdevtest.Random{Config: blockdevtest.Config{Blocks: 24}, Rounds: 2, Ops: 10}
+	c := x.Case(seed)
+	c.Rounds[1].Faults = []blockdevtest.Fault{{Nth: nth, Err: errno}}
+	c.Rounds = append(c.Rounds, blockdevtest.Round{Crashes: []blockdevtest.Crash{{Kind: blockdevtest.PowerCut, Seed: seed}}})
+	return c
+}
+
+// TestEngineFaults has the nth call fail in random cases.
+func TestEngineFaults(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds(12) {
+		for nth := int64(1 + seed%4); nth < 50; nth += 4 {
+			for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
+				if _, err := blockdevtest.Run(engine(true), faulty(seed, nth, errno)); err != nil {
+					t.Fatalf("seed %d, call %d, %v: %v", seed, nth, errno, err)
+				}
+			}
+		}
+	}
+}
+
+// TestSoakCrashes runs on by seed: random cases, and every crash of random
+// sequences of three operations.
+func TestSoakCrashes(t *testing.T) {
+	budget, err := time.ParseDuration(os.Getenv("ROWAN_SOAK"))
+	if err != nil {
+		t.Skip("ROWAN_SOAK does not say how long, such as 10m")
+	}
+	start := time.Now()
+	var all blockdevtest.Tried
+	for seed := uint64(start.UnixNano()); time.Since(start) < budget; seed += 10 {
+		t.Logf("seeds from %d, until now %v", seed, all)
+		random(t, true, false, seed, 10)
+		random(t, false, true, seed, 10)
+		s := search()
+		s.Crashes = blockdevtest.AllKinds(2)
+		ops := operations()
+		n := uint64(len(ops))
+		three := []blockdevtest.Op{ops[seed%n], ops[seed/n%n], ops[seed/n/n%n]}
+		tried, err := s.CrashEverywhere(three)
+		s.Report(t, tried, err)
+		all.Add(tried)
 	}
 }

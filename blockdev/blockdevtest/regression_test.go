@@ -1,0 +1,45 @@
+package blockdevtest_test
+
+import (
+	"testing"
+
+	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
+)
+
+// TestEngineRegressions repeats what once went wrong.
+func TestEngineRegressions(t *testing.T) {
+	config := blockdevtest.Config{Blocks: 12}
+	write := blockdevtest.Op{Kind: blockdevtest.OpWrite, Len: block}
+	lost := []blockdevtest.Crash{{Kind: blockdevtest.PowerCutLoseAll}}
+	for _, tt := range []struct {
+		name   string
+		rounds []blockdevtest.Round
+	}{
+		{"a flush covers what a killed process wrote in place", []blockdevtest.Round{
+			{Ops: []blockdevtest.Op{write, {Kind: blockdevtest.OpReopen}}},
+			{Ops: []blockdevtest.Op{write}, Crashes: []blockdevtest.Crash{{Kind: blockdevtest.Kill}}},
+			{Ops: []blockdevtest.Op{{Kind: blockdevtest.OpFlush}}, Crashes: lost},
+		}},
+		{"a flush covers the segment that a killed process made", []blockdevtest.Round{
+			{Ops: []blockdevtest.Op{write}, Crashes: []blockdevtest.Crash{{Call: 2, Kind: blockdevtest.Kill}}},
+			{Ops: []blockdevtest.Op{{Kind: blockdevtest.OpFUA, Len: block}}, Crashes: lost},
+		}},
+		{"a presence map renamed by a killed process is made durable", []blockdevtest.Round{
+			{Ops: []blockdevtest.Op{{Kind: blockdevtest.OpSnapshot}}},
+			{Ops: []blockdevtest.Op{{Kind: blockdevtest.OpSettle}}, Crashes: []blockdevtest.Crash{{Call: 6, Kind: blockdevtest.Kill}}},
+			{Crashes: lost},
+		}},
+		{"snapshots are listed while the only clone of one is being removed", []blockdevtest.Round{
+			{Ops: []blockdevtest.Op{
+				{Kind: blockdevtest.OpSnapshot},
+				{Kind: blockdevtest.OpRevert},
+				{Kind: blockdevtest.OpClone},
+				{Kind: blockdevtest.OpDeleteLUN, LUN: 2},
+			}},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			blockdevtest.Replay(t, engine(true), blockdevtest.Case{Config: config, Rounds: tt.rounds})
+		})
+	}
+}
