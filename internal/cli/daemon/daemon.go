@@ -154,8 +154,8 @@ func run(c config.Config, stderr io.Writer, version string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	signals := make(chan os.Signal, 2)
+	// Never undone: a second signal must not kill a process about to exit.
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	go func() {
 		s := <-signals
 		log.Info("stopping", "signal", s.String())
