@@ -3,12 +3,16 @@ package ext4_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rowan-storage/rowan/snapfs/ext4"
 )
@@ -78,22 +82,43 @@ func makeDirtyImage(t testing.TB, size int64, args ...string) string {
 // unmounts it; so does the end of the test.
 func mount(t testing.TB, image string, options ...string) (dir string, unmount func()) {
 	t.Helper()
+	dir, unmount, err := tryMount(t, image, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, unmount
+}
+
+// tryMount is mount of an image that the kernel may refuse.
+func tryMount(t testing.TB, image string, options ...string) (dir string, unmount func(), err error) {
+	t.Helper()
 	need(t, "mount", "umount")
 	dir = t.TempDir()
-	command(t, "mount", "-t", "ext4", "-o", strings.Join(append([]string{"loop"}, options...), ","), image, dir)
+	option := strings.Join(append([]string{"loop"}, options...), ",")
+	if out, err := exec.Command("mount", "-t", "ext4", "-o", option, image, dir).CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("mount -o %s: %w: %s", option, err, out)
+	}
 	mounted := true
 	unmount = func() {
-		if mounted {
-			mounted = false
-			if t.Failed() { // files may be open
-				command(t, "umount", "--lazy", dir)
-				return
-			}
-			command(t, "umount", dir)
+		if !mounted {
+			return
 		}
+		mounted = false
+		// A child of another test may have inherited a descriptor for a file in
+		// there, up to its exec(2): try again, and leave the rest to the kernel.
+		for range 100 {
+			if err := unix.Unmount(dir, 0); err == nil {
+				return
+			} else if err != unix.EBUSY || t.Failed() {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Errorf("cannot unmount %s", dir)
+		command(t, "umount", "--lazy", dir)
 	}
 	t.Cleanup(unmount)
-	return dir, unmount
+	return dir, unmount, nil
 }
 
 // copyImage copies an image, holes and all.
