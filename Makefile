@@ -34,11 +34,13 @@ test: ## everything that CI runs
 	@scripts/deps
 	@$(MAKE) --no-print-directory lint build test-unit test-race
 
+# -count=1, because go test does not know what the tests depend on that run
+# other programs, ours included, and would show an old result.
 test-unit:
-	$(GO) test -timeout=30m ./...
+	$(GO) test -count=1 -timeout=30m ./...
 
 test-race:
-	CGO_ENABLED=1 $(GO) test -race -timeout=30m ./...
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout=30m ./...
 
 bench: ## measure beside nbdkit and qemu-nbd, write docs/benchmarks.md
 	@scripts/deps

@@ -10,11 +10,16 @@ import (
 	"testing"
 )
 
-// ciVariable is set where no test may skip.
-const ciVariable = "ROWAN_CI"
+// ciVariable is set where no test may skip. soakVariable is set by make soak:
+// what it asks for, hours of random cases, CI runs a bounded share of in other
+// tests.
+const (
+	ciVariable   = "ROWAN_CI"
+	soakVariable = "ROWAN_SOAK"
+)
 
 // skips returns the position of every call of Skip, Skipf or SkipNow in a
-// function that does not look at ROWAN_CI first: where that is set such a test
+// function that looks at neither ROWAN_CI nor ROWAN_SOAK first: where that is set such a test
 // has to fail, or CI passes without having run it.
 func skips(fset *token.FileSet, file *ast.File) []token.Position {
 	var found []token.Position
@@ -28,7 +33,7 @@ func skips(fset *token.FileSet, file *ast.File) []token.Position {
 		ast.Inspect(fn, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.BasicLit:
-				looks = looks || strings.Contains(n.Value, ciVariable)
+				looks = looks || strings.Contains(n.Value, ciVariable) || strings.Contains(n.Value, soakVariable)
 			case *ast.SelectorExpr:
 				switch n.Sel.Name {
 				case "Skip", "Skipf", "SkipNow":
