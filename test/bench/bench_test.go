@@ -31,17 +31,17 @@ func TestParseFio(t *testing.T) {
 	}
 }
 
-func TestTableComparesMedians(t *testing.T) {
+func TestTableComparesRoundByRound(t *testing.T) {
 	j := jobs(time.Second)[0]
 	table := newTable()
-	for _, r := range []float64{300, 100, 200} {
-		table.add(j, rowand, figure{rate: r})
-		table.add(j, nbdkit, figure{rate: r / 2})
+	for _, r := range [][2]float64{{300, 100}, {100, 90}, {200, 50}} {
+		table.add(j, rowand, figure{rate: r[0]})
+		table.add(j, nbdkit, figure{rate: r[1]})
 	}
 	text := table.render(options{}, "here")
 	for _, want := range []string{
 		"| " + j.name + " | rowand | 200 I/O per second | 100 to 300 | – |",
-		"| " + j.name + " | nbdkit file | 100 I/O per second | 50 to 150 | 2.00 × |",
+		"| " + j.name + " | nbdkit file | 90 I/O per second | 50 to 100 | 3.00 × |",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)

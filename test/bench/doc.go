@@ -1,14 +1,15 @@
 // Command bench measures an appliance's NBD server beside others' on the same
 // filesystem, in one run, and writes the table of docs/benchmarks.md.
 //
-//	go run ./test/bench [-rounds 5] [-runtime 5s] [-size 4G] [-dir DIR]
+//	go run ./test/bench [-rounds 5] [-runtime 5s] [-size MIB] [-only REGEXP] [-dir DIR]
 //
 // Each server has a file, or a LUN, of the same size, filled through the server
 // with 1 MiB writes. All run throughout; in each round each server in turn is
 // measured with each job of fio, so that what disturbs the machine for a while
-// disturbs all alike, and the median over the rounds is reported. Before each
-// job dirty pages are written out. The processor time of a server is the user
-// and system time of its process during the job.
+// disturbs all alike. The medians over the rounds are reported; rates are
+// compared round by round, of which the median counts. Before each job dirty
+// pages are written out. The processor time of a server is the user and system
+// time of its process during the job.
 //
 // First writes after a snapshot: 4 KiB blocks in random order, each once, few
 // against the size, so that a copy-on-write format meets most of its clusters

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"time"
 )
@@ -38,6 +39,7 @@ type options struct {
 	dir        string
 	bin        string
 	doc        string
+	only       *regexp.Regexp
 	peersOnly  bool
 }
 
@@ -52,6 +54,10 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.dir, "dir", os.TempDir(), "a directory on the filesystem to measure on")
 	flags.StringVar(&o.bin, "bin", "bin", "the folder of rowand and rowan")
 	flags.StringVar(&o.doc, "doc", "docs/benchmarks.md", "the page whose table is written; none if empty")
+	flags.Func("only", "measure only the jobs whose names match this regular expression, and write no page", func(text string) (err error) {
+		o.only, err = regexp.Compile(text)
+		return err
+	})
 	flags.BoolVar(&o.peersOnly, "peers-only", false, "leave rowand out and write no page")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -62,6 +68,9 @@ func parse(args []string) (options, error) {
 	}
 	return o, nil
 }
+
+// selects tells whether a job is to be measured.
+func (o *options) selects(j job) bool { return o.only == nil || o.only.MatchString(j.name) }
 
 func bench(ctx context.Context, args []string) (err error) {
 	o, err := parse(args)
@@ -108,7 +117,7 @@ func bench(ctx context.Context, args []string) (err error) {
 	}
 	text := t.render(o, facts(dir))
 	fmt.Println(text)
-	if o.peersOnly || o.doc == "" {
+	if o.peersOnly || o.only != nil || o.doc == "" {
 		return nil
 	}
 	return writePage(o.doc, text)
@@ -117,6 +126,9 @@ func bench(ctx context.Context, args []string) (err error) {
 // round measures everything once.
 func (b *setup) round(ctx context.Context, o options, servers []*server, round int, t *table) error {
 	for _, j := range jobs(o.runtime) {
+		if !o.selects(j) {
+			continue
+		}
 		for i := range servers {
 			s := servers[(i+round)%len(servers)] // each is first in its turn
 			f, err := b.run(ctx, s, j)
@@ -127,7 +139,11 @@ func (b *setup) round(ctx context.Context, o options, servers []*server, round i
 			t.add(j, s.name, f)
 		}
 	}
-	return b.firstWriteRound(ctx, servers, firstWrites(o.firstBytes, round), round, t)
+	first := firstWrites(o.firstBytes, round)
+	if !o.selects(first) {
+		return nil
+	}
+	return b.firstWriteRound(ctx, servers, first, round, t)
 }
 
 // firstWriteRound measures the same writes on every server as it is, on our

@@ -39,12 +39,21 @@ func median[T int64 | float64](figures []figure, f func(figure) T) T {
 	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
-func rate(f figure) float64     { return f.rate }
-func cpu(f figure) int64        { return int64(f.cpuPerIO) }
-func latency99(f figure) int64  { return int64(f.latency99) }
-func micros(ns int64) string    { return fmt.Sprintf("%.1f", float64(ns)/1000) }
-func rounded(v float64) string  { return fmt.Sprintf("%.0f", v) }
-func ratio(a, b float64) string { return fmt.Sprintf("%.2f", a/b) }
+func rate(f figure) float64    { return f.rate }
+func cpu(f figure) int64       { return int64(f.cpuPerIO) }
+func latency99(f figure) int64 { return int64(f.latency99) }
+func micros(ns int64) string   { return fmt.Sprintf("%.1f", float64(ns)/1000) }
+func rounded(v float64) string { return fmt.Sprintf("%.0f", v) }
+
+// ratio is the median over the rounds of how the rates in a compare with those
+// in b. What slows a machine down for a while does so to both of a round.
+func ratio(a, b []figure) string {
+	ratios := make([]figure, min(len(a), len(b)))
+	for i := range ratios {
+		ratios[i].rate = a[i].rate / b[i].rate
+	}
+	return fmt.Sprintf("%.2f", median(ratios, rate))
+}
 
 // order returns the servers that measured a job, ours first.
 func (t *table) order(j job) []string {
@@ -71,7 +80,7 @@ func (t *table) render(o options, facts string) string {
 			figures := t.figures[j.name][name]
 			mine := "–"
 			if ours := t.figures[j.name][rowand]; name != rowand && len(ours) > 0 {
-				mine = ratio(median(ours, rate), median(figures, rate)) + " ×"
+				mine = ratio(ours, figures) + " ×"
 			}
 			fmt.Fprintf(&s, "| %s | %s | %s %s | %s | %s | %s | %s |\n", j.name, name,
 				rounded(median(figures, rate)), j.unit, spread(figures), mine,
@@ -103,7 +112,7 @@ func (t *table) firstWriteRatio() string {
 		return ""
 	}
 	return fmt.Sprintf("\nFirst writes after a snapshot run at %s of the rate before it.\n",
-		ratio(median(after, rate), median(before, rate)))
+		ratio(after, before))
 }
 
 // facts says what was measured on, without names.
