@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -134,14 +135,17 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// outputWriter tells the errors of the writer from those of the reader.
+// outputWriter tells the errors of the writer from those of the reader, and
+// counts the bytes.
 type outputWriter struct {
-	w   io.Writer
-	err error
+	w       io.Writer
+	err     error
+	written atomic.Int64
 }
 
 func (w *outputWriter) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
+	w.written.Add(int64(n))
 	if err != nil {
 		w.err = err
 	}

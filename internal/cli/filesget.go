@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rowan-storage/rowan/internal/restore"
+	"github.com/rowan-storage/rowan/snapfs/archive"
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
@@ -26,9 +27,11 @@ func (a *app) filesGet() *cobra.Command {
 		Long: "Copy a file, or a directory with all that is in it, out of a snapshot. DEST is a directory\n" +
 			"to put it in, the working directory if left out, or the name for the copy. Modes, times,\n" +
 			"links, holes and extended attributes are kept, and by root owners and devices too.\n\n" +
-			"What exists is not overwritten, except a single file with --force.",
-		Example: "  rowan files get web@mon:/fs/etc/fstab\n  rowan files get web@mon:/fs/home/ann /srv/restored/ann",
-		Args:    wantArgs("LUN@NAME:/PATH", "[DEST]"),
+			"What exists is not overwritten, except a single file with --force.\n\n" +
+			"If DEST is -, a tar archive (pax) of it is written to standard output.",
+		Example: "  rowan files get web@mon:/fs/etc/fstab\n  rowan files get web@mon:/fs/home/ann /srv/restored/ann\n" +
+			"  rowan files get web@mon:/fs/home/ann - | tar -x -C /srv/restored",
+		Args: wantArgs("LUN@NAME:/PATH", "[DEST]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := a.locate(cmd.Context(), args[0], true)
 			if err != nil {
@@ -38,6 +41,9 @@ func (a *app) filesGet() *cobra.Command {
 			dest := "."
 			if len(args) > 1 {
 				dest = args[1]
+			}
+			if dest == "-" {
+				return a.getTar(cmd.Context(), l)
 			}
 			return a.get(cmd.Context(), l, destOf(l, dest), restore.Options{Owners: isRoot() && !noOwners, Replace: force})
 		},
@@ -54,11 +60,39 @@ func destOf(l located, dest string) string {
 	if err != nil || !info.IsDir() {
 		return filepath.Clean(dest)
 	}
+	return filepath.Join(dest, l.copyName())
+}
+
+// copyName is what a copy is called: as the file, or as the snapshot if all of
+// it is copied.
+func (l located) copyName() string {
 	name := path.Base(path.Clean(l.path))
 	if name == "/" || name == "." || name == ".." {
-		name = l.ref.String()
+		return l.ref.String()
 	}
-	return filepath.Join(dest, name)
+	return name
+}
+
+// getTar writes a tar archive to standard output.
+func (a *app) getTar(ctx context.Context, l located) error {
+	if isTerminal(a.env.Stdout) {
+		return usagef("a tar archive is nothing for a terminal: redirect the output, or name another DEST")
+	}
+	w := &outputWriter{w: a.env.Stdout}
+	stop := a.progress(func() string { return fmt.Sprintf("copying %s: %s", l, formatSize(w.written.Load())) })
+	result, err := archive.Tar(ctx, l.root, l.attr.Ino, l.copyName(), w)
+	stop()
+	switch {
+	case w.err != nil:
+		return a.write(w.err)
+	case err != nil:
+		return &Error{Code: exitCode(err), Err: fmt.Errorf("the archive of %s is not whole: %w", l, err)}
+	}
+	problems := make([]restore.Problem, len(result.Problems))
+	for i, p := range result.Problems {
+		problems[i] = restore.Problem{Path: p.Path, Err: p.Err.Error()}
+	}
+	return a.reportProblems(problems, result.MoreProblems)
 }
 
 func (a *app) get(ctx context.Context, l located, dest string, o restore.Options) error {
@@ -89,16 +123,24 @@ func (a *app) get(ctx context.Context, l located, dest string, o restore.Options
 		}{dest, result},
 		names: []string{dest}, text: describeResult(l, dest, result),
 	})
-	if err != nil || len(result.Problems) == 0 {
+	if err != nil {
 		return err
 	}
-	for i, p := range result.Problems {
+	return a.reportProblems(result.Problems, result.MoreProblems)
+}
+
+// reportProblems says what could not be copied; more problems are only counted.
+func (a *app) reportProblems(problems []restore.Problem, more int) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	for i, p := range problems {
 		if i == shownProblems {
 			break
 		}
 		fmt.Fprintf(a.env.Stderr, "rowan: %s: %s\n", printable(p.Path), printable(p.Err))
 	}
-	total := len(result.Problems) + result.MoreProblems
+	total := len(problems) + more
 	return &Error{Code: ExitPartly, Err: fmt.Errorf("not everything could be copied: %d problems, %d of them shown",
 		total, min(total, shownProblems))}
 }
