@@ -16,16 +16,17 @@
 //
 // Of the ways that data can take (see session):
 //
-//	socket -> inbox -> Device.WriteAt                         writes up to 64 KiB
-//	socket -> buffer -> Device.WriteAt                        up to 256 KiB
-//	socket -> buffer -> worker: Device.WriteAt                longer ones, and all with FUA
-//	Device.TryReadAt -> batch -> socket                       reads up to 32 KiB
-//	Device.TryReadAt -> buffer -> socket                      up to 256 KiB
-//	worker: Device.ReadAt -> buffer -> socket                 longer ones, and those that have to wait
+//	socket -> inbox -> Device.WriteAt                      writes up to 64 KiB
+//	socket -> buffer -> Device.WriteAt, as it arrives      longer ones
+//	socket -> buffer -> worker: Device.WriteAt             those with FUA, and all while writes are slow
+//	Device.TryReadAt -> batch -> socket                    reads up to 32 KiB
+//	Device.TryReadAt -> buffer -> socket                   up to 256 KiB
+//	worker: Device.ReadAt -> buffer -> socket              longer ones, and those that have to wait
 //
 // no byte is copied between buffers on any, save the part of a payload that
-// arrived together with its header where it goes to a buffer of its own. Reads
-// that a worker serves show holes as holes if they are 64 KiB or longer.
+// arrived together with its header where it goes to a buffer of its own, and
+// the part of a block at the end of a piece. Reads that a worker serves show
+// holes as holes if they are 64 KiB or longer.
 //
 // Invariants:
 //   - A request is answered once, or the connection is broken.

@@ -299,7 +299,7 @@ func TestPayloadsWaitForMemory(t *testing.T) {
 	}
 	s := serve(t, Config{Limits: Limits{ConnMemoryBytes: limit, TotalMemoryBytes: limit}}, map[string]*Export{"": {Device: d}})
 	first, second := entered(t, s, wire.Simple), entered(t, s, wire.Simple)
-	first.request(wire.Request{Type: wire.CmdWrite, Length: wire.MaxPayload}, make([]byte, wire.MaxPayload)...)
+	first.request(wire.Request{Type: wire.CmdWrite, Flags: wire.CmdFlagFUA, Length: wire.MaxPayload}, make([]byte, wire.MaxPayload)...)
 	eventually(t, "the write begins", func() bool { return d.writes.Load() == 1 })
 	second.request(wire.Request{Type: wire.CmdRead, Length: wire.MaxPayload})
 	second.SetReadDeadline(noTime())

@@ -58,13 +58,17 @@ func (in *inbox) fill() error {
 	return err
 }
 
-// readFull takes len(p) bytes into p.
-func (in *inbox) readFull(p []byte) error {
+// readAtLeast takes from least to len(p) bytes into p, as many as have arrived,
+// and returns how many.
+func (in *inbox) readAtLeast(p []byte, least int) (int, error) {
 	n := copy(p, in.peek())
 	in.take(n)
-	_, err := io.ReadFull(in.conn, p[n:])
 	in.afterLarge = true
-	return unexpected(err)
+	if n >= least {
+		return n, nil
+	}
+	k, err := io.ReadAtLeast(in.conn, p[n:], least-n)
+	return n + k, unexpected(err)
 }
 
 // discard takes n bytes and forgets them.

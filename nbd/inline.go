@@ -7,11 +7,16 @@ import (
 )
 
 const (
-	// maxInlineRead and maxInlineWrite are the lengths in bytes up to which
-	// the reader serves requests itself: what is copied in less time than it
-	// takes to wake a worker.
-	maxInlineRead  = 256 << 10
-	maxInlineWrite = 256 << 10
+	// maxInlineRead is the length in bytes up to which the reader serves reads
+	// itself: what is copied in less time than it takes to wake a worker.
+	maxInlineRead = 256 << 10
+
+	// arrivingBytes is how much of a large payload is held while it arrives,
+	// more than a socket holds. minPieceBytes is the least that is written at a
+	// time but for the last piece; pieces end at multiples of pieceAlign.
+	arrivingBytes = 256 << 10
+	minPieceBytes = 64 << 10
+	pieceAlign    = 4096
 
 	// batchBytes is the size of a batch of replies. One that has no room for
 	// the next reply is handed out. maxBatchedRead is the length in bytes of
@@ -65,18 +70,83 @@ func (s *session) readAlone(req wire.Request, began time.Time) error {
 
 // writeInline serves a write at once, unless writes have been slow.
 func (s *session) writeInline(req *wire.Request, payload []byte, began time.Time) (done bool, err error) {
+	if s.writesAreSlow() {
+		return false, nil
+	}
 	start := began
 	if start.IsZero() {
 		start = time.Now()
 	}
-	if start.Before(s.slowUntil) {
-		return false, nil
+	return true, s.reply(req, s.writeAt(payload, int64(req.Offset), start), began)
+}
+
+// writeArriving serves a large write while its payload arrives: what was just
+// received still is in the processor's cache when it is written, and the client
+// sends on meanwhile. Of a payload that breaks off, a part is written. After a
+// piece that could not be written the rest is taken, and the request fails.
+func (s *session) writeArriving(req *wire.Request, payload int, began time.Time) error {
+	x, err := s.exchange(*req, arrivingBytes, began)
+	if err != nil {
+		return err
 	}
-	_, failed := s.export.WriteAt(payload, int64(req.Offset))
+	defer s.free(x)
+	buf := x.buf.payload(arrivingBytes)
+	var failed error
+	have := 0 // in buf, not written yet
+	for off, end := int64(req.Offset), int64(req.Offset)+int64(payload); off < end; {
+		left := int(end - off)
+		n, err := s.receivePayload(buf[have:min(len(buf), left)], min(left, minPieceBytes)-have, left-have)
+		if err != nil {
+			return err
+		}
+		have += n
+		piece := have
+		if have < left {
+			// The last block may be there in part only.
+			piece -= int((off + int64(have)) % pieceAlign)
+		}
+		if failed == nil {
+			failed = s.writeAt(buf[:piece], off, time.Now())
+		}
+		have = copy(buf, buf[piece:have])
+		off += int64(piece)
+	}
+	return s.reply(req, failed, began)
+}
+
+// receivePayload takes from least to len(p) bytes of a payload, as many as have
+// arrived, after waiting for the least; left bytes of it are still to come.
+func (s *session) receivePayload(p []byte, least, left int) (int, error) {
+	if len(s.in.peek()) < least {
+		if err := s.flush(); err != nil {
+			return 0, err
+		}
+	}
+	s.receiving.begin(left)
+	defer s.receiving.end()
+	return s.in.readAtLeast(p, least)
+}
+
+// writesAreSlow tells whether writes lately had to wait, so that the workers
+// had better carry them out.
+func (s *session) writesAreSlow() bool {
+	if s.slowUntil.IsZero() {
+		return false
+	}
+	if time.Now().Before(s.slowUntil) {
+		return true
+	}
+	s.slowUntil = time.Time{}
+	return false
+}
+
+// writeAt writes for the reader and sees whether that is slow; it is start now.
+func (s *session) writeAt(p []byte, off int64, start time.Time) error {
+	_, err := s.export.WriteAt(p, off)
 	if now := time.Now(); now.Sub(start) > slowWrite {
 		s.slowUntil = now.Add(slowPause)
 	}
-	return true, s.reply(req, failed, began)
+	return err
 }
 
 // refuse answers a request that is not carried out.

@@ -211,29 +211,17 @@ func (s *session) receive(req wire.Request, payload int) error {
 		}
 		return s.refuse(&req, refused, began)
 	}
+	if req.Type == wire.CmdWrite && req.Flags&wire.CmdFlagFUA == 0 && !s.writesAreSlow() {
+		return s.writeArriving(&req, payload, began)
+	}
 	x, err := s.exchange(req, payload, began)
 	if err != nil {
 		return err
 	}
 	x.in = x.buf.payload(payload)
-	if len(s.in.peek()) < payload {
-		if err := s.flush(); err != nil {
-			s.free(x)
-			return err
-		}
-	}
-	s.receiving.begin(payload)
-	err = s.in.readFull(x.in)
-	s.receiving.end()
-	if err != nil {
+	if _, err := s.receivePayload(x.in, payload, payload); err != nil {
 		s.free(x)
 		return err
-	}
-	if req.Type == wire.CmdWrite && payload <= maxInlineWrite && req.Flags&wire.CmdFlagFUA == 0 {
-		if done, err := s.writeInline(&req, x.in, began); done || err != nil {
-			s.free(x)
-			return err
-		}
 	}
 	return s.enqueue(x)
 }

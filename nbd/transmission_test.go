@@ -19,7 +19,7 @@ import (
 func lengths() []uint64 {
 	return []uint64{
 		1, 511, 512, 4096, maxBatchedRead, maxBatchedRead + 1, maxInboxPayload, maxInboxPayload + 1,
-		batchBytes - 100, batchBytes, inboxBytes, maxInlineWrite, maxInlineRead + 1, 1 << 20,
+		batchBytes - 100, batchBytes, inboxBytes, arrivingBytes, arrivingBytes + 1, maxInlineRead + 1, 1 << 20,
 	}
 }
 
@@ -149,7 +149,7 @@ func TestEmptyRequests(t *testing.T) {
 func TestFUA(t *testing.T) {
 	d := newMemDevice(1 << 20)
 	c := entered(t, serveDevice(t, d), wire.Simple)
-	for _, n := range []uint64{512, maxInboxPayload + 1, maxInlineWrite + 1} {
+	for _, n := range []uint64{512, maxInboxPayload + 1, arrivingBytes + 1} {
 		for _, cmd := range []wire.Command{wire.CmdWrite, wire.CmdTrim, wire.CmdWriteZeroes} {
 			for _, flags := range []uint16{0, wire.CmdFlagFUA} {
 				before := d.flushes.Load()
