@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/rowan-storage/rowan/test/harness"
 )
 
 // The kernel's nbd driver is tried in a guest, under emulation, so that the
@@ -28,106 +30,14 @@ func TestMain(m *testing.M) {
 		fmt.Println("GUEST FAILED:", err)
 		os.Exit(1)
 	}
-	fmt.Println("GUEST PASSED")
-}
-
-// guestInit is the first program of the guest.
-const guestInit = `#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install /bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
-for module in $(cat /modules/order); do insmod /modules/$module || echo "insmod $module failed"; done
-` + guestVariable + `=1 /bin/nbd.test
-poweroff -f
-`
-
-// guestModules are what the guest loads, in order.
-func guestModules() []string {
-	return []string{"crc16", "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "nbd"}
 }
 
 func TestKernelAttachInGuest(t *testing.T) {
-	qemu, cpio, busybox := need(t, "qemu-system-x86_64"), need(t, "cpio"), need(t, "busybox")
-	kernel, modules := guestKernel(t)
-	root := t.TempDir()
-	for _, dir := range []string{"bin", "proc", "sys", "dev", "tmp", "mnt", "modules"} {
-		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var order []string
-	for _, name := range guestModules() {
-		if path, ok := modules[name]; ok { // others are built in
-			copyFile(t, path, filepath.Join(root, "modules", name+".ko"))
-			order = append(order, name+".ko")
-		}
-	}
-	copyFile(t, busybox, filepath.Join(root, "bin/busybox"))
-	for name, text := range map[string]string{"init": guestInit, "modules/order": strings.Join(order, "\n")} {
-		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	build := exec.Command("go", "test", "-c", "-o", filepath.Join(root, "bin/nbd.test"), ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the guest's program: %v\n%s", err, out)
-	}
-	image := filepath.Join(t.TempDir(), "initramfs")
-	mustRun(t, "sh", "-c", fmt.Sprintf("cd %s && find . | %s --quiet -o -H newc >%s", root, cpio, image))
-	out := mustRun(t, qemu, "-accel", "tcg", "-m", "512", "-smp", "2", "-nographic", "-no-reboot", "-nodefaults",
-		"-serial", "stdio", "-kernel", kernel, "-initrd", image, "-append", "console=ttyS0 quiet panic=-1")
-	if !strings.Contains(out, "GUEST PASSED") {
-		t.Fatal(out)
-	}
-	t.Log(out)
-}
-
-// guestKernel finds Debian's cloud kernel and its modules by their names: the
-// package linux-image-cloud-amd64, installed, or unpacked in the folder that
-// ROWAN_GUEST_KERNEL names.
-func guestKernel(t *testing.T) (kernel string, modules map[string]string) {
-	t.Helper()
-	base := "/"
-	if dir := os.Getenv("ROWAN_GUEST_KERNEL"); dir != "" {
-		base = dir
-	}
-	found, err := filepath.Glob(filepath.Join(base, "boot/vmlinuz-*-cloud-amd64"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(found) == 0 {
-		if os.Getenv("ROWAN_CI") != "" {
-			t.Fatalf("linux-image-cloud-amd64 is not in %s", base)
-		}
-		t.Skipf("linux-image-cloud-amd64 is not in %s", base)
-	}
-	kernel = found[len(found)-1]
-	modules = map[string]string{}
-	version := strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-")
-	err = filepath.Walk(filepath.Join(base, "lib/modules", version), func(path string, _ os.FileInfo, err error) error {
-		if name, ok := strings.CutSuffix(filepath.Base(path), ".ko"); ok {
-			modules[name] = path
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kernel, modules
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	b, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, b, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Log(harness.Guest{
+		Modules:  []string{"crc16", "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "nbd"},
+		Programs: map[string]string{"nbd.test": harness.GuestTests(t)},
+		Script:   guestVariable + "=1 nbd.test\n",
+	}.Run(t))
 }
 
 // runGuest is what is done in the guest.

@@ -4,6 +4,7 @@ package nbd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -55,25 +56,51 @@ func AttachKernel(ctx context.Context, network, address string, o KernelOptions)
 	if err != nil {
 		return nil, err
 	}
-	if o.Device == "" {
-		if o.Device, err = freeKernelDevice(os.DirFS("/sys/block")); err != nil {
+	k, err := attachFree(conn, &info, o, blocks)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.waitReady(ctx, blocks*int64(o.BlockBytes)); err != nil {
+		k.Detach()
+		return nil, err
+	}
+	return k, nil
+}
+
+// deviceTries bounds how often a device that is free may turn out to be taken
+// by another process.
+const deviceTries = 16
+
+// attachFree attaches a connection to the device that o names, or to any that
+// is free.
+func attachFree(conn net.Conn, info *exportInfo, o KernelOptions, blocks int64) (*KernelDevice, error) {
+	if o.Device != "" {
+		return attachTo(o.Device, conn, info, o, blocks)
+	}
+	for try := 1; ; try++ {
+		device, err := freeKernelDevice(os.DirFS("/sys/block"))
+		if err != nil {
 			return nil, err
 		}
+		k, err := attachTo(device, conn, info, o, blocks)
+		if err == nil || try == deviceTries || !errors.Is(err, unix.EBUSY) {
+			return k, err
+		}
+		time.Sleep(time.Millisecond) // until the other one is seen to have it
 	}
-	device, err := os.OpenFile(o.Device, os.O_RDWR, 0)
+}
+
+func attachTo(name string, conn net.Conn, info *exportInfo, o KernelOptions, blocks int64) (*KernelDevice, error) {
+	device, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("nbd: %w", err)
 	}
 	k := &KernelDevice{device: device, done: make(chan struct{})}
 	ready := make(chan error, 1)
-	go k.serve(conn, &info, o, blocks, ready)
+	go k.serve(conn, info, o, blocks, ready)
 	if err := <-ready; err != nil {
 		device.Close()
-		return nil, fmt.Errorf("nbd: %s: %w", o.Device, err)
-	}
-	if err := k.waitReady(ctx, blocks*int64(o.BlockBytes)); err != nil {
-		k.Detach()
-		return nil, err
+		return nil, fmt.Errorf("nbd: %s: %w", name, err)
 	}
 	return k, nil
 }

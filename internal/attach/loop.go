@@ -82,7 +82,7 @@ func detachLoop(r Record) error {
 	if !isDeviceOf(r) {
 		return nil
 	}
-	fd, err := claim(r.Device, r.ReadOnly)
+	fd, err := claim(r)
 	if err != nil {
 		return err
 	}
@@ -101,20 +101,20 @@ func detachLoop(r Record) error {
 	for deadline := time.Now().Add(releaseLimit); isDeviceOf(r); time.Sleep(pollEvery) {
 		if time.Now().After(deadline) {
 			// Somebody opened it without claiming it and keeps it.
-			return &InUseError{Device: r.Device, Users: usersOf(r.Device)}
+			return &InUseError{Device: r.Device, Users: r.users()}
 		}
 	}
 	return nil
 }
 
-// claim opens a device for nobody else, or says that it is in use.
-func claim(device string, readOnly bool) (fd int, err error) {
-	fd, err = unix.Open(device, accessMode(readOnly)|unix.O_EXCL|unix.O_CLOEXEC, 0)
+// claim opens the device of r for nobody else, or says that it is in use.
+func claim(r Record) (fd int, err error) {
+	fd, err = unix.Open(r.Device, accessMode(r.ReadOnly)|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EBUSY) {
-		return -1, &InUseError{Device: device, Users: usersOf(device)}
+		return -1, &InUseError{Device: r.Device, Users: r.users()}
 	}
 	if err != nil {
-		return -1, fmt.Errorf("attach: %s: %w", device, err)
+		return -1, fmt.Errorf("attach: %s: %w", r.Device, err)
 	}
 	return fd, nil
 }

@@ -123,7 +123,7 @@ func (m *Manager) List() ([]Record, error) {
 		return nil, err
 	}
 	for i := range records {
-		records[i].Users = usersOf(records[i].Device)
+		records[i].Users = records[i].users()
 	}
 	return records, nil
 }
@@ -183,7 +183,7 @@ const openLimit = 2 * time.Second
 
 func (m *Manager) detach(ctx context.Context, r Record) error {
 	deadline := time.Now().Add(openLimit)
-	for users := usersOf(r.Device); len(users) > 0 && isDeviceOf(r); users = usersOf(r.Device) {
+	for users := r.users(); len(users) > 0 && isDeviceOf(r); users = r.users() {
 		if time.Now().After(deadline) || !onlyOpen(users) {
 			return &InUseError{Device: r.Device, Users: users}
 		}

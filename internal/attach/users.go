@@ -38,16 +38,17 @@ func diskOf(device string) disk {
 	return d
 }
 
-// usersOf says who uses a device or a partition of it, for people: where it is
-// mounted, which driver has it, which process has it open. It tells what can be
-// seen from here, which need not be all.
-func usersOf(device string) []string {
-	d := diskOf(device)
+// users says who uses the device or a partition of it, for people: where it is
+// mounted, which driver has it, which process has it open. The holder is none of
+// them: it keeps a device of the NBD driver open. It tells what can be seen from
+// here, which need not be all.
+func (r Record) users() []string {
+	d := diskOf(r.Device)
 	var users []string
 	users = append(users, d.mounts()...)
 	users = append(users, d.holders()...)
 	users = append(users, d.swaps()...)
-	users = append(users, d.openers()...)
+	users = append(users, d.openers(r.PID)...)
 	slices.Sort(users)
 	return slices.Compact(users)
 }
@@ -134,14 +135,15 @@ func (d disk) swaps() []string {
 	return found
 }
 
-// openers finds the processes, this one apart, that have the device open.
-func (d disk) openers() []string {
+// openers finds the processes, this one and the holder apart, that have the
+// device open.
+func (d disk) openers(holder int) []string {
 	var found []string
-	own := strconv.Itoa(os.Getpid())
+	besides := []string{strconv.Itoa(os.Getpid()), strconv.Itoa(holder)}
 	descriptors, _ := filepath.Glob(filepath.Join(procDir, "[0-9]*", "fd", "*"))
 	for _, path := range descriptors {
 		pid := strings.Split(path, "/")[2]
-		if pid == own {
+		if slices.Contains(besides, pid) {
 			continue
 		}
 		target, err := os.Readlink(path)

@@ -24,7 +24,7 @@ func Main(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if err := build(dir); err != nil {
+	if err := build(dir, raceDetector); err != nil {
 		fmt.Fprintln(os.Stderr, "harness:", err)
 		return 1
 	}
@@ -35,11 +35,12 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
-// build puts the module's commands into dir.
-func build(dir string) error {
+// build puts the module's commands into dir, static unless with the race
+// detector.
+func build(dir string, race bool) error {
 	args := []string{"build", "-o", dir + string(filepath.Separator)}
 	env := append(os.Environ(), "CGO_ENABLED=0")
-	if raceDetector {
+	if race {
 		args = append(args, "-race")
 		env = append(os.Environ(), "CGO_ENABLED=1")
 	}

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +33,11 @@ func (b backend) Kernel(ctx context.Context, export string) (attach.KernelDevice
 	if err != nil {
 		return nil, err
 	}
-	d, err := nbd.AttachKernel(ctx, address.Network, address.Address, nbd.KernelOptions{Export: export})
+	options := nbd.KernelOptions{Export: export}
+	d, err := nbd.AttachKernel(ctx, address.Network, address.Address, options)
+	if errors.Is(err, nbd.ErrNoKernelDevice) && b.loadModule(ctx) {
+		d, err = nbd.AttachKernel(ctx, address.Network, address.Address, options)
+	}
 	if errors.Is(err, nbd.ErrNoKernelDevice) {
 		return nil, fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
@@ -43,6 +50,19 @@ func (b backend) Kernel(ctx context.Context, export string) (attach.KernelDevice
 		close(k.lost)
 	})
 	return k, nil
+}
+
+// loadModule loads the kernel's NBD driver if it is there and not loaded. It
+// tells whether it did.
+func (b backend) loadModule(ctx context.Context) bool {
+	if _, err := os.Stat("/sys/module/nbd"); err == nil {
+		return false
+	}
+	out, err := exec.CommandContext(ctx, "modprobe", "-q", "nbd").CombinedOutput()
+	if err != nil {
+		b.log.Info("no NBD driver in this kernel", "err", err, "modprobe", strings.TrimSpace(string(out)))
+	}
+	return err == nil
 }
 
 // kernelDevice is a device of the kernel's driver.
