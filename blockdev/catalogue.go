@@ -30,6 +30,7 @@ const (
 	bucketLayers    = "layers"
 	bucketSnapshots = "snapshots"
 	bucketReclaims  = "reclaims"
+	bucketFailures  = "failures"
 )
 
 // poolRecord is the one record of its bucket, under id 0.
@@ -48,7 +49,6 @@ type lunRecord struct {
 	Head      uint32    `json:"head"` // the open layer
 	Created   time.Time `json:"created"`
 	Origin    string    `json:"origin,omitempty"`
-	Failed    string    `json:"failed,omitempty"`
 }
 
 // layerRecord is a node of the tree of layers.
@@ -88,10 +88,21 @@ type reclaimRecord struct {
 	Owner uint32 `json:"owner"`
 }
 
+// failureRecord says that a LUN takes no more writes. It is a record of its own
+// since a LUN may fail while its other record is being changed.
+type failureRecord struct {
+	LUN   uint64 `json:"lun"`
+	Cause string `json:"cause"`
+}
+
 // catalogue is the table and a copy of it in memory. Records in the maps are
 // never changed, only replaced.
 type catalogue struct {
 	table blockfile.Table
+
+	// commitMu makes memory follow the table in the order of the commits. It is
+	// taken before mu.
+	commitMu sync.Mutex
 
 	mu sync.RWMutex
 	// failed is the error of a commit that may or may not be on disk. Nothing
@@ -102,6 +113,7 @@ type catalogue struct {
 	layers    map[uint32]*layerRecord
 	snapshots map[uint64]*snapshotRecord
 	reclaims  map[uint32]*reclaimRecord
+	failures  map[uint64]*failureRecord // by LUN
 }
 
 // openCatalogue reads the whole table.
@@ -117,6 +129,7 @@ func openCatalogue(fs blockfile.FS) (*catalogue, error) {
 		layers:    make(map[uint32]*layerRecord),
 		snapshots: make(map[uint64]*snapshotRecord),
 		reclaims:  make(map[uint32]*reclaimRecord),
+		failures:  make(map[uint64]*failureRecord),
 	}
 	err = table.View(func(tx blockfile.Tx) error {
 		return errors.Join(
@@ -125,6 +138,7 @@ func openCatalogue(fs blockfile.FS) (*catalogue, error) {
 			load(tx, bucketLayers, func(id uint64, r *layerRecord) { c.layers[uint32(id)] = r }),
 			load(tx, bucketSnapshots, func(id uint64, r *snapshotRecord) { c.snapshots[id] = r }),
 			load(tx, bucketReclaims, func(id uint64, r *reclaimRecord) { c.reclaims[uint32(id)] = r }),
+			load(tx, bucketFailures, func(id uint64, r *failureRecord) { c.failures[id] = r }),
 		)
 	})
 	if err != nil {
@@ -223,8 +237,28 @@ func deleteReclaim(origin uint32) change {
 	return change{bucketReclaims, uint64(origin), nil, func(c *catalogue) { delete(c.reclaims, origin) }}
 }
 
+func putFailure(r failureRecord) change {
+	return change{bucketFailures, r.LUN, r, func(c *catalogue) { c.failures[r.LUN] = &r }}
+}
+
+func deleteFailure(lun uint64) change {
+	return change{bucketFailures, lun, nil, func(c *catalogue) { delete(c.failures, lun) }}
+}
+
 // commit makes changes durable, all or none, then applies them to memory.
 func (c *catalogue) commit(changes ...change) error {
+	values := make([][]byte, len(changes)) // nil for what is deleted
+	for i, ch := range changes {
+		if ch.record == nil {
+			continue
+		}
+		var err error
+		if values[i], err = encodeValue(ch.bucket, catalogueKey(ch.id), ch.record); err != nil {
+			return &Error{Object: catalogueFile, Class: ErrInvalid, Cause: err}
+		}
+	}
+	c.commitMu.Lock()
+	defer c.commitMu.Unlock()
 	c.mu.RLock()
 	failed := c.failed
 	c.mu.RUnlock()
@@ -232,19 +266,14 @@ func (c *catalogue) commit(changes ...change) error {
 		return &Error{Object: catalogueFile, Class: ErrFailed, Detail: "a commit failed, restart the daemon", Cause: failed}
 	}
 	err := c.table.Update(func(tx blockfile.Tx) error {
-		for _, ch := range changes {
-			key := catalogueKey(ch.id)
-			if ch.record == nil {
-				if err := tx.Delete(ch.bucket, key); err != nil {
-					return err
-				}
-				continue
+		for i, ch := range changes {
+			var err error
+			if values[i] == nil {
+				err = tx.Delete(ch.bucket, catalogueKey(ch.id))
+			} else {
+				err = tx.Put(ch.bucket, catalogueKey(ch.id), values[i])
 			}
-			value, err := encodeValue(ch.bucket, key, ch.record)
 			if err != nil {
-				return err
-			}
-			if err := tx.Put(ch.bucket, key, value); err != nil {
 				return err
 			}
 		}
@@ -263,6 +292,13 @@ func (c *catalogue) commit(changes ...change) error {
 		ch.apply(c)
 	}
 	return nil
+}
+
+// broken tells whether a commit failed that may be on disk.
+func (c *catalogue) broken() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.failed != nil
 }
 
 func (c *catalogue) lunByName(name string) *lunRecord {
@@ -308,10 +344,26 @@ func (c *catalogue) findLUN(name string) (*lunRecord, error) {
 	return l, nil
 }
 
+// failure returns why a LUN takes no more writes, "" if it does.
+func (c *catalogue) failure(lun uint64) string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if r := c.failures[lun]; r != nil {
+		return r.Cause
+	}
+	return ""
+}
+
 func (c *catalogue) lun(id uint64) *lunRecord {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.luns[id]
+}
+
+func (c *catalogue) snapshot(id uint64) *snapshotRecord {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.snapshots[id]
 }
 
 func (c *catalogue) layer(id uint32) *layerRecord {

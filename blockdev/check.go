@@ -18,9 +18,14 @@ import (
 // it found.
 func Check(fsys blockfile.FS) error {
 	p := &Pool{fs: fsys}
-	if err := p.openHeader(defaultShardBytes); err != nil {
+	if err := p.readHeader(); err != nil {
 		return err
 	}
+	lock, err := lockPool(fsys, ".")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	cat, err := openCatalogue(fsys)
 	if err != nil {
 		return err
@@ -31,7 +36,7 @@ func Check(fsys blockfile.FS) error {
 	for _, id := range slices.Sorted(maps.Keys(cat.layers)) {
 		c.layer(cat.layers[id])
 	}
-	return errors.Join(errors.Join(c.errs...), cat.table.Close())
+	return errors.Join(append(c.errs, cat.table.Close())...)
 }
 
 type checker struct {

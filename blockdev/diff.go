@@ -145,6 +145,9 @@ func (p *Pool) stateMap(r *lunRecord, name string, present *extentMap) (m *exten
 		return nil, nil, 0, &Error{Object: snapshotObject(r.Name, name), Class: ErrNotFound}
 	}
 	m, err = p.acquireView(s.Layer)
+	if err != nil && p.cat.snapshot(s.ID) == nil {
+		return nil, nil, 0, &Error{Object: snapshotObject(r.Name, name), Class: ErrNotFound}
+	}
 	if err != nil {
 		return nil, nil, 0, err
 	}

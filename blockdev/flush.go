@@ -146,6 +146,9 @@ const (
 func (l *lun) makeRoom(h *head) error {
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
 	if !h.journal.full() {
 		return nil
 	}
@@ -185,6 +188,21 @@ func (l *lun) metadataError(err error) error {
 	return l.fail(err)
 }
 
+// checkpointAndPunch makes a checkpoint and gives back the space of what was
+// trimmed before. maintainMu is held.
+func (l *lun) checkpointAndPunch(h *head) (*extentMap, error) {
+	trims := h.pendingTrims()
+	frozen, err := l.checkpoint(h, nil)
+	if err != nil || frozen == nil {
+		return nil, err
+	}
+	done, err := l.punch(h, frozen, trims)
+	if done {
+		h.dropTrims(len(trims))
+	}
+	return frozen, err
+}
+
 // checkpoint writes the presence map of the head, with the blocks of further
 // origins that it is about to own, and drops the journal written until then.
 // It returns the map as it is now on disk, nil if h is not the head any more.
@@ -201,21 +219,22 @@ func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
 	}
 	from, nextSeq := h.journal.advance()
 	frozen := l.m.Load().clone()
-	trims := h.takeTrims()
+	leftover := len(h.pendingTrims()) > 0 || h.scan.Load()
+	blocks := uint64(l.size.Load() / BlockSize)
 	l.gate.Unlock()
 
 	if err := h.syncData(p.segments); err != nil {
 		return nil, l.fail(err)
 	}
 	owned := func(at place) bool { return h.owns(at) || containsOrigin(further, at) }
-	header := presenceHeader{layer: h.layer, blocks: uint64(l.size.Load() / BlockSize), journalFrom: from, nextSeq: nextSeq}
+	header := presenceHeader{layer: h.layer, leftover: leftover, blocks: blocks, journalFrom: from, nextSeq: nextSeq}
 	if err := p.writePresence(header, frozen, owned); err != nil {
 		return nil, l.metadataError(err)
 	}
 	if err := h.journal.cut(from); err != nil {
 		return nil, l.fail(err)
 	}
-	return frozen, l.punch(h, frozen, trims)
+	return frozen, nil
 }
 
 func containsOrigin(origins []uint32, at place) bool {
@@ -260,30 +279,24 @@ func (p *Pool) writePresence(h presenceHeader, m *extentMap, owned func(place) b
 
 // punch gives back the space of trims, of which the durable map frozen says
 // that they are not used; those that have come into use again are passed by.
-// If the head is swapped meanwhile, the rest is left to its sealing.
+// If the head is swapped meanwhile it is not done, and left to the sealing.
 // maintainMu is held.
-func (l *lun) punch(h *head, frozen *extentMap, trims []trim) error {
+func (l *lun) punch(h *head, frozen *extentMap, trims []trim) (done bool, err error) {
 	if len(trims) == 0 {
-		return nil
+		return true, nil
 	}
 	if err := l.pool.grace.wait(context.Background()); err != nil {
-		return err
+		return false, err
 	}
 	for _, t := range trims {
 		for ; t.count > 0; t.block, t.count = t.block+punchStep(t.count), t.count-punchStep(t.count) {
 			punched, err := l.punchRange(h, frozen, t.origin, t.block, punchStep(t.count))
-			if err != nil {
-				return err
-			}
-			if !punched {
-				if !h.addTrim(t) {
-					l.scan.Store(true)
-				}
-				break
+			if err != nil || !punched {
+				return false, err
 			}
 		}
 	}
-	return nil
+	return true, nil
 }
 
 // punchStep is how many of count blocks are looked at in one go.
@@ -315,23 +328,6 @@ func (l *lun) punchRange(h *head, frozen *extentMap, origin uint32, block, count
 		}
 	}
 	return true, errors.Join(errs...)
-}
-
-// punchSealed gives back the space of the trims of a layer whose map is final
-// and durable.
-func (p *Pool) punchSealed(final *extentMap, trims []trim) error {
-	if len(trims) == 0 {
-		return nil
-	}
-	if err := p.grace.wait(context.Background()); err != nil {
-		return err
-	}
-	for _, t := range trims {
-		if err := p.punchUnused(final, t.origin, t.block, t.count); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // punchUnused punches the blocks of an origin in a range that a final map does

@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,6 +66,9 @@ func (p *Pool) planSnapshots(req SnapshotRequest) ([]snapshotRecord, []*lun, err
 	case Crash, Filesystem, Application:
 	default:
 		return nil, nil, errorf(ErrInvalid, "snapshot", "consistency %q is not known", level)
+	}
+	if len(req.Evidence) > 0 && !json.Valid(req.Evidence) {
+		return nil, nil, errorf(ErrInvalid, "snapshot", "the evidence is not JSON")
 	}
 	now := p.now().UTC()
 	group := ""
@@ -183,6 +187,9 @@ func (p *Pool) syncLayerNames() error {
 // abandon drops heads that were prepared and not committed. What it cannot
 // remove, the next opening of the pool does.
 func (p *Pool) abandon(heads []*head) {
+	if p.cat.broken() {
+		return // the commit may be on disk
+	}
 	for _, h := range heads {
 		h.journal.close()
 		if err := errors.Join(removeDir(p.fs, layerDir(h.layer)), removeDir(p.fs, originDir(h.layer))); err != nil {
@@ -205,7 +212,7 @@ func (p *Pool) swapHeads(luns []*lun, heads []*head) []*head {
 		old[i] = l.head
 		l.old = append(l.old, l.head)
 		l.head = heads[i]
-		p.pinView(old[i].layer, l.m.Load().clone())
+		p.pins.put(old[i].layer, l.m.Load().clone())
 	}
 	for _, l := range order {
 		l.gate.Unlock()

@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -27,6 +28,8 @@ type head struct {
 	// trims are the blocks of the layer's own segments that were unmapped
 	// since the last checkpoint, and may be punched after the next.
 	trims []trim
+	// scan: trims were forgotten, the layer's segments are to be scanned.
+	scan atomic.Bool
 	// durable: swapped out and synced, so that flushes pass it by.
 	durable bool
 }
@@ -77,13 +80,17 @@ func (h *head) inPlace(p place) bool { return p.isData() && h.owns(p) }
 // markDirty puts a segment on the list of those to be synced, after it was
 // written and before that is acknowledged.
 func (h *head) markDirty(s *segment) {
-	if s.dirty.Load() || !s.dirty.CompareAndSwap(false, true) {
+	if s.dirty.Load() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.dirty.Load() {
 		return
 	}
 	s.refs.Add(1)
-	h.mu.Lock()
 	h.dirty = append(h.dirty, s)
-	h.mu.Unlock()
+	s.dirty.Store(true) // only now: who finds the mark relies on the list
 }
 
 func (h *head) setDurable() {
@@ -98,24 +105,30 @@ func (h *head) isDurable() bool {
 	return h.durable
 }
 
-// addTrim notes that blocks of an origin are not mapped any more. It returns
-// false if there were too many to be kept in mind.
-func (h *head) addTrim(t trim) bool {
+// addTrim notes that blocks of an origin are not mapped any more.
+func (h *head) addTrim(t trim) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.trims) >= maxTrims {
-		return false
+		h.scan.Store(true)
+		return
 	}
 	h.trims = append(h.trims, t)
-	return true
 }
 
-func (h *head) takeTrims() []trim {
+// pendingTrims returns the trims that were not punched yet. They stay on the
+// list until dropTrims.
+func (h *head) pendingTrims() []trim {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := h.trims
-	h.trims = nil
-	return t
+	return h.trims
+}
+
+// dropTrims forgets the first n trims.
+func (h *head) dropTrims(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trims = slices.Clone(h.trims[n:])
 }
 
 // syncData makes durable all data written to the layer before the call.

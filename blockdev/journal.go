@@ -48,11 +48,13 @@ const (
 	recordSize        = 32
 	bootIDSize        = 40
 
-	minJournalBytes     = journalHeaderSize + 256*recordSize
+	minJournalBytes     = journalHeaderSize + 512*recordSize
 	maxJournalFileBytes = 64 << 20
 	// commitReserve is room that only commit records may take, so that a
 	// flush succeeds where the disk is too full to extend the journal.
 	commitReserve = 32
+	// maxStepRecords is the most records that one step of a write needs.
+	maxStepRecords = writeChunk/BlockSize/2 + 1
 )
 
 type recordKind uint8
@@ -344,8 +346,8 @@ func (j *journal) reserveAbove(n, keep int64) bool {
 	return false
 }
 
-// full tells whether reserve has nothing left to give.
-func (j *journal) full() bool { return j.room.Load() <= commitReserve }
+// full tells whether there may be no room for the records of one write.
+func (j *journal) full() bool { return j.room.Load() < commitReserve+maxStepRecords }
 
 // low tells whether the journal should be extended before it is full.
 func (j *journal) low() bool { return j.room.Load() < j.lowWater.Load() }

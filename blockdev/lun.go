@@ -55,9 +55,6 @@ type lun struct {
 	// flushing is held shared by flushes, and alone to wait for their end.
 	flushing sync.RWMutex
 	handles  handles
-
-	// scan: trims were forgotten, the head's segments are to be scanned.
-	scan atomic.Bool
 }
 
 func (l *lun) name() string {
@@ -215,12 +212,15 @@ func (l *lun) attempt(step func() error) (*head, error) {
 
 // write is one step of a write; the gate is held.
 func (l *lun) write(p []byte, off int64) error {
+	if size := l.size.Load(); !inRange(off, int64(len(p)), size) { // a revert came between
+		return rangeError(off, int64(len(p)), size)
+	}
 	h, m := l.head, l.m.Load()
 	first := uint64(off / BlockSize)
 	count := uint64((off+int64(len(p))+BlockSize-1)/BlockSize) - first
 	var buf [16]mapRun
 	runs := m.runs(buf[:0], first, count)
-	if _, redirect := redirected(h, runs); !redirect {
+	if redirected(h, runs) == 0 {
 		for _, r := range runs {
 			if err := l.writePart(h, r, r.place.origin(), p, off); err != nil {
 				return err
@@ -233,22 +233,25 @@ func (l *lun) write(p []byte, off int64) error {
 	return l.writeRedirected(h, m, m.runs(runs[:0], first, count), p, off)
 }
 
-// redirected returns how many runs the head does not own, and whether there
-// are any.
-func redirected(h *head, runs []mapRun) (n int64, any bool) {
+// redirected returns how many records it takes to map to the head what it does
+// not own of some runs: runs that adjoin share one.
+func redirected(h *head, runs []mapRun) (n int64) {
+	before := false
 	for _, r := range runs {
-		if !h.inPlace(r.place) {
+		own := h.inPlace(r.place)
+		if !own && !before {
 			n++
 		}
+		before = !own
 	}
-	return n, n > 0
+	return n
 }
 
 // writeRedirected writes runs of which the head does not own all: those go
 // whole to the head's segments, then the journal and the map are changed. The
 // stripes are held.
 func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, off int64) error {
-	need, _ := redirected(h, runs)
+	need := redirected(h, runs)
 	if !h.journal.reserve(need) {
 		return errJournalFull
 	}
@@ -261,7 +264,7 @@ func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, of
 			err = l.writePart(h, r, origin, p, off)
 		} else {
 			err = l.writeWhole(h, r, p, off)
-			recs = append(recs, record{kind: recordData, block: r.block, count: uint32(r.count), origin: h.layer})
+			recs = appendData(recs, r, h.layer)
 		}
 		if err != nil {
 			h.journal.release(need)
@@ -278,6 +281,16 @@ func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, of
 	return nil
 }
 
+// appendData adds the record that maps a run to an origin, or makes the last
+// one longer where the run adjoins it.
+func appendData(recs []record, r mapRun, origin uint32) []record {
+	if n := len(recs); n > 0 && recs[n-1].block+uint64(recs[n-1].count) == r.block {
+		recs[n-1].count += uint32(r.count)
+		return recs
+	}
+	return append(recs, record{kind: recordData, block: r.block, count: uint32(r.count), origin: origin})
+}
+
 // part returns what of p, which begins at off, falls on a run.
 func part(r mapRun, p []byte, off int64) (b []byte, at int64) {
 	start := max(off, int64(r.block)*BlockSize)
@@ -292,7 +305,9 @@ func (l *lun) writePart(h *head, r mapRun, origin uint32, p []byte, off int64) e
 }
 
 func (l *lun) writeSegments(h *head, origin uint32, b []byte, at int64) error {
-	return l.pool.eachShard(origin, at, int64(len(b)), true, func(s *segment, segOff, i, n int64) error {
+	// Blocks of other origins are only overwritten: their segments are there.
+	create := origin == h.layer
+	err := l.pool.eachShard(origin, at, int64(len(b)), create, func(s *segment, segOff, i, n int64) error {
 		_, err := s.WriteAt(b[i:i+n], segOff)
 		h.markDirty(s)
 		if err != nil {
@@ -300,6 +315,10 @@ func (l *lun) writeSegments(h *head, origin uint32, b []byte, at int64) error {
 		}
 		return nil
 	})
+	if isNoSpace(err) && !errors.Is(err, ErrNoSpace) { // a segment could not be made
+		return &Error{Object: lunObject(l.name()), Class: ErrNoSpace, Cause: err}
+	}
+	return err
 }
 
 func (l *lun) writeError(s *segment, segOff int64, err error) error {
@@ -383,6 +402,9 @@ func (l *lun) zeroPart(off, n int64) error {
 // unmap is one step of a discard of whole blocks; the gate is held. One record
 // covers all, from the first to the last block that holds data.
 func (l *lun) unmap(block, count uint64) error {
+	if size := l.size.Load(); !inRange(int64(block)*BlockSize, int64(count)*BlockSize, size) {
+		return rangeError(int64(block)*BlockSize, int64(count)*BlockSize, size)
+	}
 	h, m := l.head, l.m.Load()
 	unlock := l.lockStripes(block, count)
 	defer unlock()
@@ -400,14 +422,16 @@ func (l *lun) unmap(block, count uint64) error {
 		return l.fail(err)
 	}
 	m.set(first, n, zeroPlace(h.layer))
+	trimmed := false
 	for _, r := range runs {
 		if h.owns(r.place) {
-			if !h.addTrim(trim{r.place.origin(), r.block, r.count}) {
-				l.scan.Store(true)
-			}
+			trimmed = true
+			h.addTrim(trim{r.place.origin(), r.block, r.count})
 		}
 	}
-	l.pool.wantCheckpoint(l)
+	if trimmed {
+		l.pool.wantCheckpoint(l)
+	}
 	return nil
 }
 

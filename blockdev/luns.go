@@ -88,7 +88,7 @@ func (l *lun) info(r *lunRecord) LUNInfo {
 	l.pool.cat.mu.RUnlock()
 	h, m := l.currentHead(), l.m.Load()
 	info := LUNInfo{
-		ID: r.ID, UUID: r.UUID, Name: r.Name, SizeBytes: r.SizeBytes, Created: r.Created, Failed: r.Failed,
+		ID: r.ID, UUID: r.UUID, Name: r.Name, SizeBytes: r.SizeBytes, Created: r.Created, Failed: l.pool.cat.failure(r.ID),
 		Origin: r.Origin, Clients: l.handles.count(), Snapshots: snapshots,
 		MappedBytes: int64(m.dataBlocks()) * BlockSize,
 		UniqueBytes: int64(m.countBlocks(h.inPlace)) * BlockSize,
@@ -221,9 +221,7 @@ func (p *Pool) DeleteLUN(ctx context.Context, name string, o DeleteLUNOptions) e
 		return err
 	}
 	l.retire()
-	p.mu.Lock()
-	delete(p.luns, l.id)
-	p.mu.Unlock()
+	p.forgetRetired(l)
 	p.maintenance.wake()
 	return nil
 }
@@ -242,7 +240,7 @@ func (p *Pool) removeLUN(ctx context.Context, name string, o DeleteLUNOptions) (
 	if len(snapshots) > 0 && !o.WithSnapshots {
 		return nil, errorf(ErrInUse, lunObject(name), "has %d snapshots: delete them first, or with it", len(snapshots))
 	}
-	changes := []change{deleteLUN(r.ID)}
+	changes := []change{deleteLUN(r.ID), deleteFailure(r.ID)}
 	for _, s := range snapshots {
 		if err := p.deletable(r, s, o.Force); err != nil {
 			return nil, err
@@ -263,19 +261,27 @@ func (p *Pool) removeLUN(ctx context.Context, name string, o DeleteLUNOptions) (
 	return l, nil
 }
 
-// retire ends what is under way in a LUN that was deleted and drops its open
-// layers.
+// retire ends what is under way in a LUN that was deleted and drops its head.
+// The layers that were swapped out and are not sealed yet still are: clones may
+// stand on them.
 func (l *lun) retire() {
-	h, old := l.stop()
+	h := l.stop()
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
-	for _, h := range append(old, h) {
-		h.drop(l.pool.segments)
-		if err := h.journal.close(); err != nil {
-			l.pool.log.Warn("journal of a deleted LUN", "layer", h.layer, "error", err)
-		}
-		l.pool.unpinView(h.layer)
+	h.drop(l.pool.segments)
+	if err := h.journal.close(); err != nil {
+		l.pool.log.Warn("journal of a deleted LUN", "layer", h.layer, "error", err)
 	}
+}
+
+// forgetRetired forgets a LUN that was deleted, once all its layers are sealed.
+func (p *Pool) forgetRetired(l *lun) {
+	if !l.gone.Load() || len(l.oldHeads()) > 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.luns, l.id)
 }
 
 // drop forgets what the layer wrote and did not sync.

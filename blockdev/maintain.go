@@ -32,6 +32,10 @@ type maintenance struct {
 // space back.
 const trimDelay = time.Second
 
+// trimRest is how many times as long as giving their space back took it then
+// rests, so that large maps are not written all the time.
+const trimRest = 10
+
 // retryDelay is how long maintenance rests after it failed.
 const retryDelay = 10 * time.Second
 
@@ -104,21 +108,21 @@ func take(mu *sync.Mutex, set *map[*lun]bool) []*lun {
 func (p *Pool) maintainLoop(ctx context.Context) {
 	t := &p.maintenance
 	defer close(t.done)
-	var trimmed time.Time
+	var nextTrims time.Time
 	for {
 		var later <-chan time.Time
 		t.mu.Lock()
 		if len(t.checkpoint) > 0 {
-			later = time.After(time.Until(trimmed.Add(trimDelay)))
+			later = time.After(time.Until(nextTrims))
 		}
 		t.mu.Unlock()
-		trims := false
+		trims, began := false, time.Now()
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.kick:
 		case <-later:
-			trims, trimmed = true, time.Now()
+			trims, began = true, time.Now()
 		}
 		if err := p.maintain(ctx, trims); err != nil && ctx.Err() == nil {
 			p.log.Error("maintenance failed, will be tried again", "error", err)
@@ -128,6 +132,10 @@ func (p *Pool) maintainLoop(ctx context.Context) {
 			case <-time.After(retryDelay):
 				t.wake()
 			}
+		}
+		if trims {
+			now := time.Now()
+			nextTrims = now.Add(max(trimDelay, trimRest*now.Sub(began)))
 		}
 	}
 }
@@ -181,17 +189,14 @@ func (p *Pool) maintain(ctx context.Context, trims bool) error {
 	errs = append(errs, p.sealAll(ctx))
 	if trims {
 		for _, l := range take(&t.mu, &t.checkpoint) {
-			_, err := l.checkpointHead()
-			errs = append(errs, err, l.scanForgotten())
+			errs = append(errs, l.giveBackTrims())
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
+	// Whatever failed, space that can be given back may be what it wanted.
 	for {
 		progress, err := p.giveBack(ctx)
 		if err != nil || !progress {
-			return err
+			return errors.Join(append(errs, err)...)
 		}
 	}
 }
@@ -208,6 +213,7 @@ func (p *Pool) sealAll(ctx context.Context) error {
 				errs = append(errs, l.seal(h))
 			}
 		}
+		p.forgetRetired(l)
 	}
 	return errors.Join(errs...)
 }
@@ -258,29 +264,39 @@ func (l *lun) currentHead() *head {
 	return l.head
 }
 
-// checkpointHead makes a checkpoint of the LUN and returns its map.
-func (l *lun) checkpointHead() (*extentMap, error) {
+// giveBackTrims gives back the space of what was discarded. What fails is to be
+// tried again.
+func (l *lun) giveBackTrims() error {
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
 	if l.usable() != nil {
-		return nil, nil
+		return nil
 	}
-	return l.checkpoint(l.currentHead(), nil)
+	h := l.currentHead()
+	_, err := l.checkpointAndPunch(h)
+	if err = errors.Join(err, l.scanForgotten(h)); err != nil {
+		l.pool.wantCheckpoint(l)
+	}
+	return err
 }
 
 // scanForgotten asks for a scan of the head's segments if more blocks were
-// unmapped than could be kept in mind.
-func (l *lun) scanForgotten() error {
-	if !l.scan.Swap(false) {
+// unmapped than could be kept in mind. maintainMu is held.
+func (l *lun) scanForgotten(h *head) error {
+	if !h.scan.Load() {
 		return nil
 	}
 	l.pool.opMu.Lock()
 	defer l.pool.opMu.Unlock()
-	r := l.pool.cat.lun(l.id)
+	r := l.pool.cat.layer(h.layer)
 	if r == nil {
 		return nil
 	}
-	return l.pool.cat.commit(l.pool.reclaimsOf(l.pool.cat.layer(r.Head))...)
+	err := l.pool.cat.commit(l.pool.reclaimsOf(r)...)
+	if err == nil {
+		h.scan.Store(false)
+	}
+	return err
 }
 
 // seal writes the final presence map of a layer that was swapped out.
@@ -297,15 +313,16 @@ func (l *lun) seal(h *head) error {
 		return err
 	}
 	r := p.cat.layer(h.layer)
-	if l.gone.Load() || r == nil {
-		return nil // the LUN was deleted meanwhile
-	}
 	header := presenceHeader{layer: h.layer, blocks: r.Blocks, sealed: true}
 	if err := p.writePresence(header, frozen, h.owns); err != nil {
 		return l.metadataError(err)
 	}
+	changes := []change{putLayer(sealedRecord(r))}
+	if len(h.pendingTrims()) > 0 || h.scan.Load() {
+		changes = append(changes, p.reclaimsOf(r)...)
+	}
 	p.opMu.Lock()
-	err = p.cat.commit(putLayer(sealedRecord(r)))
+	err = p.cat.commit(changes...)
 	p.opMu.Unlock()
 	if err != nil {
 		return err
@@ -313,9 +330,8 @@ func (l *lun) seal(h *head) error {
 	l.gate.Lock()
 	l.old = slices.DeleteFunc(l.old, func(o *head) bool { return o == h })
 	l.gate.Unlock()
-	err = p.punchSealed(frozen, h.takeTrims())
-	p.unpinView(h.layer)
-	return errors.Join(err, h.journal.close(), p.removeJournals(h.layer, ^uint64(0)))
+	p.pins.drop(h.layer)
+	return errors.Join(h.journal.close(), p.removeJournals(h.layer, ^uint64(0)))
 }
 
 // reclaimable lists the reclaims that can be done now.

@@ -92,6 +92,7 @@ type Pool struct {
 
 	viewMu   sync.Mutex
 	views    map[uint32]*view
+	pins     pins
 	viewTick uint64
 
 	maintenance maintenance
@@ -210,10 +211,15 @@ func (p *Pool) open(shardBytes int64) error {
 
 // openHeader reads the file pool, or writes that of a new pool.
 func (p *Pool) openHeader(shardBytes int64) error {
-	b, err := readFile(p.fs, poolFile, 4096)
+	err := p.readHeader()
 	if errors.Is(err, fs.ErrNotExist) {
 		return p.createHeader(shardBytes)
 	}
+	return err
+}
+
+func (p *Pool) readHeader() error {
+	b, err := readFile(p.fs, poolFile, 4096)
 	if err != nil {
 		return err
 	}
@@ -230,7 +236,11 @@ func (p *Pool) openHeader(shardBytes int64) error {
 	return nil
 }
 
-func validShard(n int64) bool { return n >= BlockSize && n%BlockSize == 0 }
+// validShard tells whether segments may be of n bytes. The number of the last
+// shard of the largest LUN has to fit 32 bits.
+func validShard(n int64) bool {
+	return n >= BlockSize && n%BlockSize == 0 && MaxLUNBytes/n <= 1<<32-1
+}
 
 func (p *Pool) createHeader(shardBytes int64) error {
 	// Without its header, whatever else is there cannot be a new pool.
@@ -241,7 +251,7 @@ func (p *Pool) createHeader(shardBytes int64) error {
 		shardBytes = defaultShardBytes
 	}
 	if !validShard(shardBytes) {
-		return errorf(ErrInvalid, "shard size", "%d is not a multiple of %d", shardBytes, BlockSize)
+		return errorf(ErrInvalid, "shard size", "%d is too small or not a multiple of %d", shardBytes, BlockSize)
 	}
 	h := poolHeader{Format: poolFormat, Version: poolVersion, UUID: uuid.NewString(), ShardBytes: shardBytes, BlockBytes: BlockSize}
 	b, err := json.MarshalIndent(h, "", "  ")
@@ -308,39 +318,48 @@ func (p *Pool) Close() error {
 
 // close ends all I/O of the LUN and writes a last checkpoint.
 func (l *lun) close() error {
-	h, old := l.stop()
+	retired := l.gone.Load() // its head is closed already
+	h := l.stop()
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
+	open := l.oldHeads()
 	var errs []error
 	if e := l.failed.Load(); e != nil {
 		errs = append(errs, e)
 	} else {
-		for _, o := range old {
+		for _, o := range open {
 			errs = append(errs, l.flushHead(o))
 		}
-		if !h.journal.empty() {
-			_, err := l.checkpoint(h, nil)
+		switch {
+		case retired:
+		case !h.journal.empty():
+			_, err := l.checkpointAndPunch(h)
+			if errors.Is(err, ErrNoSpace) {
+				err = l.flushHead(h) // the next opening makes the checkpoint
+			}
 			errs = append(errs, err)
-		} else {
+		default:
 			errs = append(errs, h.syncData(l.pool.segments))
 		}
 	}
-	for _, o := range append(old, h) {
+	if !retired {
+		open = append(open, h)
+	}
+	for _, o := range open {
 		errs = append(errs, o.journal.close())
 	}
 	return errors.Join(errs...)
 }
 
-// stop ends all writes and flushes for good and returns the open layers.
-func (l *lun) stop() (h *head, old []*head) {
+// stop ends all writes and flushes for good and returns the open layer.
+func (l *lun) stop() *head {
 	l.gate.Lock()
 	l.gone.Store(true)
-	h, old = l.head, l.old
-	l.old = nil
+	h := l.head
 	l.gate.Unlock()
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
-	return h, old
+	return h
 }
 
 func (p *Pool) closeFiles() error {
@@ -385,9 +404,7 @@ func (p *Pool) recordFailure(id uint64, cause string) {
 	if r == nil {
 		return
 	}
-	failed := *r
-	failed.Failed = cause
-	if err := p.cat.commit(putLUN(failed)); err != nil {
+	if err := p.cat.commit(putFailure(failureRecord{id, cause})); err != nil {
 		p.log.Error("failure of a LUN could not be recorded", "lun", r.Name, "error", err)
 	}
 }

@@ -21,7 +21,8 @@ import (
 //	  0  8  magic "ROWANPRM"
 //	  8  4  version, 1
 //	 12  4  layer id
-//	 16  4  flags: bit 0, sealed
+//	 16  4  flags: bit 0, sealed; bit 1, open layers: segments of the layer may
+//	        hold blocks that the map does not use
 //	 20  4  CRC32C of the index
 //	 24  8  number of blocks of the LUN
 //	 32  8  number of data blocks
@@ -56,7 +57,8 @@ const (
 	encodingPlaces  = 1
 	encodingRuns    = 2
 
-	flagSealed = 1
+	flagSealed   = 1
+	flagLeftover = 2
 )
 
 func presenceName(layer uint32) string { return path.Join(layerDir(layer), "presence") }
@@ -64,6 +66,7 @@ func presenceName(layer uint32) string { return path.Join(layerDir(layer), "pres
 type presenceHeader struct {
 	layer       uint32
 	sealed      bool
+	leftover    bool
 	blocks      uint64
 	dataBlocks  uint64
 	zeroBlocks  uint64
@@ -80,9 +83,14 @@ func (h presenceHeader) encode() []byte {
 	le := binary.LittleEndian
 	le.PutUint32(b[8:], presenceVersion)
 	le.PutUint32(b[12:], h.layer)
+	flags := uint32(0)
 	if h.sealed {
-		le.PutUint32(b[16:], flagSealed)
+		flags |= flagSealed
 	}
+	if h.leftover {
+		flags |= flagLeftover
+	}
+	le.PutUint32(b[16:], flags)
 	le.PutUint32(b[20:], h.indexCRC)
 	for i, v := range []uint64{h.blocks, h.dataBlocks, h.zeroBlocks, h.journalFrom, h.nextSeq, h.indexOffset, h.indexCount} {
 		le.PutUint64(b[24+8*i:], v)
@@ -100,10 +108,11 @@ func decodePresenceHeader(b []byte) (presenceHeader, error) {
 		return presenceHeader{}, errors.New("offset 0: wrong checksum of the header")
 	case le.Uint32(b[8:]) != presenceVersion:
 		return presenceHeader{}, fmt.Errorf("offset 8: version %d is not known", le.Uint32(b[8:]))
-	case le.Uint32(b[16:])&^flagSealed != 0:
+	case le.Uint32(b[16:])&^(flagSealed|flagLeftover) != 0:
 		return presenceHeader{}, fmt.Errorf("offset 16: flags %#x are not known", le.Uint32(b[16:]))
 	}
-	h := presenceHeader{layer: le.Uint32(b[12:]), sealed: le.Uint32(b[16:])&flagSealed != 0, indexCRC: le.Uint32(b[20:])}
+	flags := le.Uint32(b[16:])
+	h := presenceHeader{layer: le.Uint32(b[12:]), sealed: flags&flagSealed != 0, leftover: flags&flagLeftover != 0, indexCRC: le.Uint32(b[20:])}
 	for i, v := range []*uint64{&h.blocks, &h.dataBlocks, &h.zeroBlocks, &h.journalFrom, &h.nextSeq, &h.indexOffset, &h.indexCount} {
 		*v = le.Uint64(b[24+8*i:])
 	}

@@ -1,7 +1,7 @@
 package blockdev
 
 import (
-	"errors"
+	"context"
 	"slices"
 )
 
@@ -69,7 +69,7 @@ func (p *Pool) prune(id uint32) (bool, error) {
 	}
 	child := children[0]
 	if l := p.lunOfHead(child.ID); l != nil {
-		return p.mergeIntoHead(r, l)
+		return p.mergeIntoHead(r, l, child.ID)
 	}
 	if !child.Sealed {
 		return false, nil
@@ -117,15 +117,20 @@ func (p *Pool) mergePresence(parent, child *layerRecord) error {
 // mergeIntoHead merges a layer into the head that stands on it: a checkpoint
 // takes its blocks over, then the head owns its segments and writes in place
 // to them.
-func (p *Pool) mergeIntoHead(r *layerRecord, l *lun) (bool, error) {
+func (p *Pool) mergeIntoHead(r *layerRecord, l *lun, child uint32) (bool, error) {
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
-	if l.usable() != nil {
+	h := l.currentHead()
+	if l.usable() != nil || h.layer != child {
 		return false, nil
 	}
-	h := l.currentHead()
 	frozen, err := l.checkpoint(h, r.Origins)
 	if err != nil || frozen == nil {
+		return false, err
+	}
+	// Reads of deleted snapshots still see r's blocks, which the head will
+	// write in place.
+	if err := p.grace.wait(context.Background()); err != nil {
 		return false, err
 	}
 	return p.adopt(r, h.layer, func(origins []uint32) {
@@ -161,5 +166,5 @@ func (p *Pool) adopt(r *layerRecord, childID uint32, owned func(origins []uint32
 		return false, err
 	}
 	p.forgetView(r.ID)
-	return true, errors.Join(removeDir(p.fs, layerDir(r.ID)))
+	return true, removeDir(p.fs, layerDir(r.ID))
 }

@@ -178,7 +178,7 @@ func (p *Pool) dropNew(dir string) error {
 func (p *Pool) layersOfFailed() map[uint32]bool {
 	out := make(map[uint32]bool)
 	for _, r := range p.cat.luns {
-		for id := r.Head; r.Failed != "" && id != 0; {
+		for id := r.Head; p.cat.failure(r.ID) != "" && id != 0; {
 			layer := p.cat.layers[id]
 			if layer == nil || layer.Sealed {
 				break
@@ -317,7 +317,8 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 	if layer == nil {
 		return errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", r.Head)
 	}
-	own, err := p.loadOwn(layer, r.Failed != "")
+	failed := p.cat.failure(r.ID)
+	own, err := p.loadOwn(layer, failed != "")
 	if err != nil {
 		return err
 	}
@@ -339,8 +340,8 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 	l := &lun{pool: p, id: r.ID}
 	l.size.Store(r.SizeBytes)
 	l.m.Store(m)
-	if r.Failed != "" {
-		l.failed.Store(&Error{Object: lunObject(r.Name), Class: ErrFailed, Detail: r.Failed})
+	if failed != "" {
+		l.failed.Store(&Error{Object: lunObject(r.Name), Class: ErrFailed, Detail: failed})
 		l.head = newHead(layer.ID, &journal{err: ErrFailed}, layer.Origins)
 	} else if err := p.recoverHead(l, layer, own); err != nil {
 		p.recordFailureAbove(layer.ID, err)
@@ -370,6 +371,9 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 			return err
 		}
 		l.head = newHead(r.ID, j, r.Origins)
+		if own.header.leftover {
+			return p.cat.commit(p.reclaimsOf(r)...)
+		}
 		return nil
 	}
 	generation := last.generation + 1

@@ -3,6 +3,7 @@ package blockdev
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 )
@@ -39,6 +40,9 @@ func (p *Pool) Snapshots(lun string) ([]SnapshotInfo, error) {
 	out := make([]SnapshotInfo, 0, len(records))
 	for _, r := range records {
 		info, err := p.snapshotInfo(r)
+		if errors.Is(err, ErrNotFound) {
+			continue // deleted meanwhile
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -57,7 +61,16 @@ func (p *Pool) SnapshotInfo(lun, name string) (SnapshotInfo, error) {
 	return p.snapshotInfo(s)
 }
 
+// snapshotInfo describes a snapshot; ErrNotFound if it was deleted meanwhile.
 func (p *Pool) snapshotInfo(r *snapshotRecord) (SnapshotInfo, error) {
+	info, err := p.look(r)
+	if err != nil && p.cat.snapshot(r.ID) == nil {
+		return SnapshotInfo{}, &Error{Object: "snapshot " + r.Name, Class: ErrNotFound, Detail: "it was deleted meanwhile"}
+	}
+	return info, err
+}
+
+func (p *Pool) look(r *snapshotRecord) (SnapshotInfo, error) {
 	m, err := p.viewMap(r.Layer)
 	if err != nil {
 		return SnapshotInfo{}, err
@@ -319,7 +332,7 @@ func (p *Pool) branch(l *lun, r *lunRecord, s *snapshotRecord, below *extentMap,
 		return err
 	}
 	old.setDurable()
-	p.pinView(old.layer, l.m.Load())
+	p.pins.put(old.layer, l.m.Load())
 	l.old = append(l.old, old)
 	l.head = h
 	l.m.Store(below.clone())

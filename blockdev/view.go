@@ -3,16 +3,47 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 )
 
-// A view is the extent map of a sealed layer in memory. Views are made when
-// first needed; those in use, those of layers not sealed yet, and a few more
-// are kept.
+// A view is the extent map of a layer that is not open, in memory. Views are
+// made when first needed; those in use and a few more are kept.
 type view struct {
-	m      *extentMap
-	refs   int
-	pinned bool   // the layer's presence map is not written yet
-	used   uint64 // when last asked for, by the count of askings
+	m    *extentMap
+	refs int
+	used uint64 // when last asked for, by the count of askings
+}
+
+// pins are the maps of layers whose presence maps are not written yet. They
+// have a lock of their own that is never held for long, since a freeze takes
+// it.
+type pins struct {
+	mu   sync.Mutex
+	maps map[uint32]*extentMap
+}
+
+func (p *pins) get(layer uint32) *extentMap {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.maps[layer]
+}
+
+// put keeps the map of a layer that was just swapped out.
+func (p *pins) put(layer uint32, m *extentMap) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.maps == nil {
+		p.maps = make(map[uint32]*extentMap)
+	}
+	p.maps[layer] = m
+}
+
+// drop lets go of the map of a layer that is sealed.
+func (p *pins) drop(layer uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.maps, layer)
 }
 
 // spareViews is how many views are kept that nobody uses.
@@ -42,6 +73,9 @@ func (p *Pool) releaseView(layer uint32) {
 
 // viewMap returns the extent map of a layer without keeping it.
 func (p *Pool) viewMap(layer uint32) (*extentMap, error) {
+	if m := p.pins.get(layer); m != nil {
+		return m, nil
+	}
 	p.viewMu.Lock()
 	defer p.viewMu.Unlock()
 	v, err := p.view(layer)
@@ -51,40 +85,70 @@ func (p *Pool) viewMap(layer uint32) (*extentMap, error) {
 	return v.m, nil
 }
 
-// view finds or builds the view of a layer: the nearest view below it that
-// is in memory, with the presence maps between laid over it. viewMu is held.
+// view finds or builds the view of a layer. viewMu is held.
 func (p *Pool) view(layer uint32) (*view, error) {
 	p.viewTick++
-	var chain []uint32
-	m := (*extentMap)(nil)
+	for {
+		if v := p.kept(layer); v != nil {
+			return v, nil
+		}
+		m, chain, err := p.buildView(layer)
+		if err == nil {
+			v := &view{m: m, used: p.viewTick}
+			p.views[layer] = v
+			p.dropViews()
+			return v, nil
+		}
+		if !p.changed(chain) {
+			return nil, fmt.Errorf("blockdev: map of layer %08x: %w", layer, err)
+		}
+		// A layer was merged into another, or removed, in the middle of it.
+	}
+}
+
+// buildView lays over the nearest view below a layer that is in memory the
+// presence maps from there up. chain are the records it went by, as far as it
+// came.
+func (p *Pool) buildView(layer uint32) (m *extentMap, chain []*layerRecord, err error) {
+	m = newExtentMap()
 	for id := layer; id != 0; {
-		if v := p.views[id]; v != nil {
-			v.used = p.viewTick
-			if id == layer {
-				return v, nil
-			}
+		if v := p.kept(id); v != nil {
 			m = v.m.clone()
 			break
 		}
 		r := p.cat.layer(id)
 		if r == nil || len(chain) > maxOrigin {
-			return nil, errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", id)
+			return nil, chain, errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", id)
 		}
-		chain = append(chain, id)
+		chain = append(chain, r)
 		id = r.Parent
 	}
-	if m == nil {
-		m = newExtentMap()
-	}
-	for i := len(chain) - 1; i >= 0; i-- {
-		if err := p.overlayPresence(m, chain[i]); err != nil {
-			return nil, fmt.Errorf("blockdev: map of layer %08x: %w", layer, err)
+	for _, r := range slices.Backward(chain) {
+		if err := p.overlayPresence(m, r.ID); err != nil {
+			return nil, chain, err
 		}
 	}
-	v := &view{m: m, used: p.viewTick}
-	p.views[layer] = v
-	p.dropViews()
-	return v, nil
+	return m, chain, nil
+}
+
+// changed tells whether any of some records is not in the catalogue any more.
+func (p *Pool) changed(records []*layerRecord) bool {
+	return slices.ContainsFunc(records, func(r *layerRecord) bool { return p.cat.layer(r.ID) != r })
+}
+
+// kept returns the view of a layer if its map is in memory. viewMu is held.
+func (p *Pool) kept(layer uint32) *view {
+	v := p.views[layer]
+	if v == nil {
+		m := p.pins.get(layer)
+		if m == nil {
+			return nil
+		}
+		v = &view{m: m}
+		p.views[layer] = v
+	}
+	v.used = p.viewTick
+	return v
 }
 
 // overlayPresence lays the presence map of a sealed layer over m.
@@ -106,7 +170,7 @@ func (p *Pool) dropViews() {
 	for {
 		spare, oldest := 0, uint32(0)
 		for id, v := range p.views {
-			if v.refs > 0 || v.pinned {
+			if v.refs > 0 {
 				continue
 			}
 			spare++
@@ -119,24 +183,6 @@ func (p *Pool) dropViews() {
 		}
 		delete(p.views, oldest)
 	}
-}
-
-// pinView keeps the map of a layer that was just swapped out until it is
-// sealed.
-func (p *Pool) pinView(layer uint32, m *extentMap) {
-	p.viewMu.Lock()
-	defer p.viewMu.Unlock()
-	p.viewTick++
-	p.views[layer] = &view{m: m, pinned: true, used: p.viewTick}
-}
-
-func (p *Pool) unpinView(layer uint32) {
-	p.viewMu.Lock()
-	defer p.viewMu.Unlock()
-	if v := p.views[layer]; v != nil {
-		v.pinned = false
-	}
-	p.dropViews()
 }
 
 // forgetView drops the map of a layer that is gone.

@@ -1,0 +1,215 @@
+package blockdev
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
+)
+
+// A write that finds the dirty mark of a segment set relies on the segment being
+// on the list that the next flush syncs.
+func TestDirtyMark(t *testing.T) {
+	_, h, p := hookedPool(t)
+	v := makeLUN(t, p, "a", 16)
+	fillBlocks(t, v, 1, 0, 1)
+	must(t, v.Flush(context.Background()))
+	hd := v.lun.currentHead()
+	s, err := p.segments.get(segmentKey{hd.layer, 0}, false)
+	must(t, err)
+	hd.mu.Lock()
+	go hd.markDirty(s) // writer A, held up between the mark and the list
+	time.Sleep(50 * time.Millisecond)
+	_, err = s.WriteAt([]byte("of writer B"), 0)
+	must(t, err)
+	acked := make(chan struct{})
+	go func() { hd.markDirty(s); close(acked) }() // writer B
+	select {
+	case <-acked: // relies on A's mark
+	case <-time.After(50 * time.Millisecond): // waits its turn
+	}
+	var synced atomic.Bool
+	h.set(func(call, name string) {
+		if call == "sync" && strings.HasSuffix(name, ".seg") {
+			synced.Store(true)
+		}
+	})
+	select {
+	case <-acked:
+		hd.mu.Unlock()
+	default:
+		hd.mu.Unlock()
+		<-acked
+	}
+	must(t, hd.syncData(p.segments)) // the flush after B
+	if !synced.Load() {
+		t.Error("a flush did not sync the segment that an acknowledged write went to")
+	}
+}
+
+// A write that needs more records than the journal has room for returns.
+func TestJournalLivelock(t *testing.T) {
+	_, _, p := hookedPool(t)
+	v := makeLUN(t, p, "a", 256)
+	for b := int64(0); b < 256; b += 2 {
+		fillBlocks(t, v, 1, b, 1)
+	}
+	takeSnapshot(t, p, "a", "s")
+	done := make(chan error, 1)
+	go func() {
+		_, err := v.WriteAt(make([]byte, 256*BlockSize), 0)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(5 * time.Second):
+		t.Fatal("a write of 1 MiB has not returned after 5 s")
+	}
+}
+
+// On a full disk such a write returns ErrNoSpace.
+func TestJournalLivelockFullDisk(t *testing.T) {
+	d, _, p := hookedPool(t)
+	v := makeLUN(t, p, "a", 1024)
+	fillBlocks(t, v, 1, 0, 1024)
+	takeSnapshot(t, p, "a", "s")
+	for b := int64(0); b < 340; b++ {
+		fillBlocks(t, v, 2, b, 1)
+	}
+	for b := int64(512); b < 672; b += 2 {
+		fillBlocks(t, v, 2, b, 1)
+	}
+	d.Inject(blockdevtest.Fault{Classes: blockdevtest.Create, Nth: 1, Forever: true, Err: syscall.ENOSPC,
+		Name: func(n string) bool { return strings.Contains(n, "journal") }})
+	done := make(chan error, 1)
+	go func() {
+		_, err := v.WriteAt(make([]byte, 160*BlockSize), 512*BlockSize)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, ErrNoSpace) {
+			t.Error("returned", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("a write has not returned ENOSPC after 5 s")
+	}
+}
+
+// A write that passed the check of its range before a forced revert to a smaller
+// size is refused after it.
+func TestWriteAcrossShrinkingRevert(t *testing.T) {
+	d, h, p := hookedPool(t)
+	ctx := context.Background()
+	v := makeLUN(t, p, "a", 8)
+	fillBlocks(t, v, 1, 0, 8)
+	takeSnapshot(t, p, "a", "small")
+	_, err := p.ResizeLUN(ctx, "a", 32*BlockSize)
+	must(t, err)
+	fillBlocks(t, v, 2, 0, 1)
+	done := make(chan error, 1)
+	var once sync.Once
+	h.set(func(call, name string) {
+		if call == "sync" && strings.HasSuffix(name, ".seg") { // the revert has the gate
+			once.Do(func() {
+				go func() {
+					_, err := v.WriteAt(bytes.Repeat([]byte{3}, BlockSize), 20*BlockSize)
+					done <- err
+				}()
+				time.Sleep(50 * time.Millisecond)
+			})
+		}
+	})
+	_, err = p.Revert(ctx, "a", "small", RevertOptions{Force: true})
+	must(t, err)
+	h.set(nil)
+	if err := <-done; err == nil {
+		t.Error("a write past the end was acknowledged")
+	}
+	d.Crash(blockdevtest.Kill, 0)
+	if _, err := openHooked(t, d, h, false); err != nil {
+		t.Errorf("the pool does not open: %v", err)
+	}
+}
+
+// A LUN that failed stays so after a restart, though a freeze that began before
+// changes its record afterwards.
+func TestFailureIsNotForgotten(t *testing.T) {
+	d, h, p := hookedPool(t)
+	ctx := context.Background()
+	v := makeLUN(t, p, "a", 8)
+	fillBlocks(t, v, 1, 0, 1)
+	must(t, v.Flush(ctx))
+	fillBlocks(t, v, 2, 0, 1)
+	var once sync.Once
+	h.set(func(call, name string) {
+		if call == "rename" && strings.Contains(name, "00000002/journal") { // while the new head is prepared
+			once.Do(func() {
+				d.Inject(blockdevtest.Fault{Classes: blockdevtest.Sync, Nth: 1, Err: syscall.EIO, Name: func(n string) bool { return strings.HasSuffix(n, ".seg") }})
+				if err := v.Flush(ctx); !errors.Is(err, ErrFailed) {
+					t.Errorf("flush: %v", err)
+				}
+				d.ClearFaults()
+			})
+		}
+	})
+	_, err := p.Snapshot(ctx, SnapshotRequest{Items: []SnapshotItem{{LUN: "a", Name: "s"}}})
+	t.Logf("snapshot: %v", err)
+	h.set(nil)
+	_ = p.Close()
+	d.Crash(blockdevtest.Kill, 0)
+	p, err = openHooked(t, d, h, false)
+	must(t, err)
+	defer p.Close()
+	info, err := p.LUN("a")
+	must(t, err)
+	if info.Failed == "" {
+		v, err := p.OpenLUN("a", "t")
+		must(t, err)
+		_, werr := v.WriteAt([]byte{1}, 0)
+		t.Errorf("after a restart the LUN that failed a sync takes writes again: %v", werr)
+	}
+}
+
+// The failure of a LUN does not bring it back if it is deleted meanwhile.
+func TestFailureDoesNotReviveDeletedLUN(t *testing.T) {
+	d, h, p := hookedPool(t)
+	ctx := context.Background()
+	v := makeLUN(t, p, "a", 8)
+	fillBlocks(t, v, 1, 0, 1)
+	d.Inject(blockdevtest.Fault{Classes: blockdevtest.Sync, Nth: 1, Err: syscall.EIO, Name: func(n string) bool { return strings.HasSuffix(n, ".seg") }})
+	var once sync.Once
+	deleted := make(chan error, 1)
+	h.set(func(call, name string) {
+		if call == "update" { // recordFailure has read the record
+			once.Do(func() {
+				h.set(nil)
+				go func() { deleted <- p.DeleteLUN(ctx, "a", DeleteLUNOptions{Force: true}) }()
+				time.Sleep(20 * time.Millisecond)
+			})
+		}
+	})
+	if err := v.Flush(ctx); err == nil {
+		t.Error("flush: no error")
+	}
+	must(t, <-deleted)
+	d.ClearFaults()
+	must(t, p.Settle(ctx))
+	_ = p.Close()
+	p, err := openHooked(t, d, h, false)
+	if err != nil {
+		t.Fatalf("the pool does not open any more: %v", err)
+	}
+	if _, err := p.LUN("a"); err == nil {
+		t.Error("the deleted LUN is back")
+	}
+	p.Close()
+}
