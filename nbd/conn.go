@@ -24,6 +24,8 @@ type conn struct {
 	nc   net.Conn    // what was accepted
 	tls  *tls.Config // nil: no TLS
 	peer string      // who it is, for logs and listings
+	// entered is called once when the handshake is over.
+	entered func()
 
 	mu       sync.Mutex
 	session  *session // nil before the transmission phase
@@ -31,7 +33,7 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn, tlsConfig *tls.Config) *conn {
-	return &conn{srv: s, nc: nc, tls: tlsConfig, peer: describePeer(nc)}
+	return &conn{srv: s, nc: nc, tls: tlsConfig, peer: describePeer(nc), entered: func() {}}
 }
 
 // serve does all of a connection, from the greeting to the close.
@@ -46,6 +48,7 @@ func (c *conn) serve() {
 	h := &handshake{conn: c.nc, tlsConfig: c.tls, exports: c.srv.exports, limits: c.srv.limits, client: c.peer}
 	n, err := h.run(ctx)
 	cancel()
+	c.entered()
 	if err != nil {
 		if !errors.Is(err, errAborted) && !errors.Is(err, io.EOF) {
 			c.srv.log.Info("nbd: handshake failed", "client", h.client, "err", err)

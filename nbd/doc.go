@@ -33,7 +33,8 @@
 //   - A reply to FLUSH, and to a command with FUA, is sent only after
 //     Device.Flush has returned. Writes are acknowledged when Device.WriteAt
 //     has returned. What both mean for a crash is the device's matter.
-//   - Replies that are made are sent without anything more having to happen.
+//   - Replies that are made are sent without the client having to do anything
+//     more. They may wait for a write that the reader is carrying out.
 //   - Memory is bounded by Limits, whatever clients send or fail to take.
 //   - What a client sends before TLS has no effect within TLS.
 //   - A client that breaks the protocol loses its connection and nothing else

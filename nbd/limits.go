@@ -9,7 +9,8 @@ import (
 // Limits bounds what clients may take up. A field that is 0 has its default.
 type Limits struct {
 	// MaxConnections is how many clients may be connected (256). One more is
-	// disconnected at once.
+	// disconnected at once. An eighth of them is kept for unix sockets, and of
+	// each listener's no more than a quarter, or 16, may be in the handshake.
 	MaxConnections int
 	// HandshakeTimeout is how long a client may take until the transmission
 	// phase (30 s).
@@ -26,11 +27,14 @@ type Limits struct {
 	// ConnMemoryBytes and TotalMemoryBytes bound the payloads that are held
 	// for one connection and for all (64 MiB, 256 MiB), beside the fixed
 	// buffers of each connection. At the bound no more is read until some are
-	// done. Each is at least a payload of maximum size.
+	// done. Each is at least a payload of maximum size. Beside them each
+	// connection may hold 520 KiB for requests of up to 256 KiB, so that these
+	// wait for nobody else.
 	ConnMemoryBytes, TotalMemoryBytes int64
 	// StallTimeout is how long a client may take nothing of a reply or give
 	// nothing of a payload, while the server holds memory for it, before it is
 	// disconnected (2 min). A client that is slow but moves 64 KiB/s is safe.
+	// While others wait for memory it is an eighth of that, and 1 MiB/s.
 	StallTimeout time.Duration
 }
 
@@ -45,6 +49,10 @@ const (
 	// slowestBytesPerSecond is the rate that a payload must keep up with, the
 	// StallTimeout apart.
 	slowestBytesPerSecond = 64 << 10
+	// hurriedBytesPerSecond and a part of the StallTimeout, one in hurry, count
+	// while others wait for memory.
+	hurriedBytesPerSecond = 1 << 20
+	hurry                 = 8
 )
 
 // withDefaults fills in the fields that are 0 and lifts those that are too low

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 
@@ -29,9 +30,9 @@ type bufferPool struct {
 
 // buffer is memory for one payload, with headroom before it.
 type buffer struct {
-	mem    []byte // headroom, then the payload's room
-	class  int
-	budget *budget // nil if none was asked for it
+	mem   []byte // headroom, then the payload's room
+	class int
+	lease lease // of its bytes, empty if none was asked for
 }
 
 // classOf returns the class of the smallest buffer for a payload of n bytes.
@@ -54,51 +55,77 @@ func (p *bufferPool) get(n int) *buffer {
 
 // put takes a buffer back and gives up its place in the budget.
 func (p *bufferPool) put(b *buffer) {
-	if b.budget != nil {
-		b.budget.release(int64(len(b.mem)))
-		b.budget = nil
-	}
+	b.lease.release()
+	b.lease = lease{}
 	p.classes[b.class-smallestClass].Put(b)
 }
 
 // payload returns the first n bytes of the payload's room.
 func (b *buffer) payload(n int) []byte { return b.mem[headroom : headroom+n : headroom+n] }
 
+// reserveBytes is what each connection has for itself, for requests of up to
+// maxReserved bytes: what other clients hold keeps none of them waiting.
+const (
+	maxReserved  = headroom + 256<<10
+	reserveBytes = 2 * maxReserved
+)
+
 // budget bounds the memory of one connection, and with it that of all.
 type budget struct {
+	reserve     *semaphore.Weighted
 	conn, total *semaphore.Weighted
+	waiting     *atomic.Int64 // how many wait for a part of the total
 }
 
-func newBudget(connBytes int64, total *semaphore.Weighted) *budget {
-	return &budget{semaphore.NewWeighted(connBytes), total}
+func newBudget(connBytes int64, total *semaphore.Weighted, waiting *atomic.Int64) *budget {
+	return &budget{semaphore.NewWeighted(reserveBytes), semaphore.NewWeighted(connBytes), total, waiting}
+}
+
+// lease is a part of a budget.
+type lease struct {
+	n      int64
+	from   *semaphore.Weighted
+	others *semaphore.Weighted // nil if from is the reserve
+}
+
+func (l lease) release() {
+	if l.others != nil {
+		l.others.Release(l.n)
+	}
+	if l.from != nil {
+		l.from.Release(l.n)
+	}
 }
 
 // tryAcquire takes n bytes if they are to be had now.
-func (b *budget) tryAcquire(n int64) bool {
+func (b *budget) tryAcquire(n int64) (lease, bool) {
+	if n <= maxReserved && b.reserve.TryAcquire(n) {
+		return lease{n: n, from: b.reserve}, true
+	}
 	if !b.conn.TryAcquire(n) {
-		return false
+		return lease{}, false
 	}
 	if !b.total.TryAcquire(n) {
 		b.conn.Release(n)
-		return false
+		return lease{}, false
 	}
-	return true
+	return lease{n, b.conn, b.total}, true
 }
 
 // acquire waits for n bytes. Whoever holds some never waits for more, so that
 // those who wait are served in the end.
-func (b *budget) acquire(ctx context.Context, n int64) error {
-	if err := b.conn.Acquire(ctx, n); err != nil {
-		return err
+func (b *budget) acquire(ctx context.Context, n int64) (lease, error) {
+	if n <= maxReserved {
+		return lease{n: n, from: b.reserve}, b.reserve.Acquire(ctx, n)
 	}
+	if err := b.conn.Acquire(ctx, n); err != nil {
+		return lease{}, err
+	}
+	b.waiting.Add(1)
+	defer b.waiting.Add(-1)
 	if err := b.total.Acquire(ctx, n); err != nil {
 		b.conn.Release(n)
-		return err
+		return lease{}, err
 	}
-	return nil
-}
-
-func (b *budget) release(n int64) {
-	b.total.Release(n)
-	b.conn.Release(n)
+	return lease{n, b.conn, b.total}, nil
 }

@@ -3,6 +3,7 @@ package nbd
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,25 +33,37 @@ func TestBufferClasses(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
-	total := semaphore.NewWeighted(100)
-	a, b := newBudget(60, total), newBudget(60, total)
-	if !a.tryAcquire(60) || a.tryAcquire(1) {
+	const unit = maxReserved + 1 // more than the reserve is for
+	total := semaphore.NewWeighted(100 * unit)
+	var waiting atomic.Int64
+	a, b := newBudget(60*unit, total, &waiting), newBudget(60*unit, total, &waiting)
+	all, ok := a.tryAcquire(60 * unit)
+	if _, more := a.tryAcquire(unit); !ok || more {
 		t.Error("the bound of a connection does not hold")
 	}
-	if !b.tryAcquire(40) || b.tryAcquire(1) {
+	rest, ok := b.tryAcquire(40 * unit)
+	if _, more := b.tryAcquire(unit); !ok || more {
 		t.Error("the bound of all does not hold")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := b.acquire(ctx, 20); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := b.acquire(ctx, 20*unit); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("waiting returned %v", err)
 	}
-	a.release(60)
-	if err := b.acquire(t.Context(), 20); err != nil {
+	small, ok := b.tryAcquire(maxReserved)
+	if !ok {
+		t.Error("there is nothing in reserve for a small request")
+	}
+	all.release()
+	late, err := b.acquire(t.Context(), 20*unit)
+	if err != nil {
 		t.Error(err)
 	}
-	b.release(60)
-	if !total.TryAcquire(100) || !a.conn.TryAcquire(60) || !b.conn.TryAcquire(60) {
+	for _, l := range []lease{rest, small, late} {
+		l.release()
+	}
+	if !total.TryAcquire(100*unit) || !a.conn.TryAcquire(60*unit) || !b.conn.TryAcquire(60*unit) ||
+		!b.reserve.TryAcquire(reserveBytes) || waiting.Load() != 0 {
 		t.Error("what was given up by waiting is still counted")
 	}
 }

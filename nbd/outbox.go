@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// maxQueuedBytes is how much may wait in an outbox before the reader of
-	// the connection waits as well.
+	// maxQueuedBytes is how much memory replies may take that wait in an outbox
+	// before the reader of the connection waits as well.
 	maxQueuedBytes = 1 << 20
 	// maxWriteBytes is about how much one system call is given to write.
 	maxWriteBytes = 512 << 10
@@ -46,9 +46,9 @@ type outbox struct {
 	broken func(error)
 
 	mu      sync.Mutex
-	changed sync.Cond // sending ended, or bytes became fewer
+	changed sync.Cond // sending ended, or less is held
 	queue   []*exchange
-	bytes   int // of queue
+	held    int // memory of queue, in bytes
 	sending bool
 	err     error
 
@@ -73,7 +73,7 @@ func (o *outbox) send(x *exchange) {
 		return
 	}
 	o.queue = append(o.queue, x)
-	o.bytes += x.outBytes()
+	o.held += x.heldBytes()
 	if o.sending {
 		o.mu.Unlock()
 		return
@@ -103,13 +103,13 @@ func (o *outbox) take() {
 	n, bytes := 0, 0
 	for n < len(o.queue) && (n == 0 || bytes < maxWriteBytes) {
 		bytes += o.queue[n].outBytes()
+		o.held -= o.queue[n].heldBytes()
 		n++
 	}
 	o.taken = append(o.taken[:0], o.queue[:n]...)
 	rest := copy(o.queue, o.queue[n:])
 	clear(o.queue[rest:])
 	o.queue = o.queue[:rest]
-	o.bytes -= bytes
 }
 
 // write sends what was taken, unless sending failed before, and frees it.
@@ -143,7 +143,7 @@ func (o *outbox) write() error {
 func (o *outbox) waitRoom() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for o.bytes > maxQueuedBytes && o.err == nil {
+	for o.held > maxQueuedBytes && o.err == nil {
 		o.changed.Wait()
 	}
 	return o.err
@@ -163,6 +163,14 @@ func (o *outbox) failure() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.err
+}
+
+// heldBytes is the memory that x takes.
+func (x *exchange) heldBytes() int {
+	if x.buf == nil {
+		return maxHeadBytes + x.outBytes()
+	}
+	return len(x.buf.mem)
 }
 
 func (x *exchange) outBytes() int {

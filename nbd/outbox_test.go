@@ -49,8 +49,8 @@ func TestOutboxSendsAll(t *testing.T) {
 	if len(seen) != senders*each || freed.Load() != senders*each {
 		t.Errorf("%d of %d were sent, %d freed", len(seen), senders*each, freed.Load())
 	}
-	if o.bytes != 0 || len(o.queue) != 0 || o.sending {
-		t.Errorf("%d bytes remain", o.bytes)
+	if o.held != 0 || len(o.queue) != 0 || o.sending {
+		t.Errorf("%d bytes remain", o.held)
 	}
 }
 

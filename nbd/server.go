@@ -46,8 +46,10 @@ type Server struct {
 	closing   bool
 	watching  chan struct{} // closed to end the watch; nil before it starts
 	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
-	full      bool // clients are turned away, and the log says so
+	// handshakes counts the clients of each listener that are in the handshake.
+	handshakes map[net.Listener]int
+	conns      map[*conn]struct{}
+	full       bool // clients are turned away, and the log says so
 }
 
 // NewServer returns a server that Serve makes serve.
@@ -55,8 +57,8 @@ func NewServer(c Config) *Server {
 	s := &Server{
 		exports: c.Exports, log: c.Logger, observer: c.Observer, limits: c.Limits.withDefaults(),
 		zeros:     make([]byte, scratchBytes),
-		listeners: map[net.Listener]struct{}{},
-		conns:     map[*conn]struct{}{},
+		listeners: map[net.Listener]struct{}{}, handshakes: map[net.Listener]int{},
+		conns: map[*conn]struct{}{},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -90,7 +92,7 @@ func (s *Server) Serve(l net.Listener, tlsConfig *tls.Config) error {
 		nc, err := l.Accept()
 		switch {
 		case err == nil:
-			s.accepted(nc, tlsConfig)
+			s.accepted(l, nc, tlsConfig)
 		case s.isClosing():
 			return ErrServerClosed
 		case passing(err):
@@ -198,11 +200,11 @@ func (s *Server) connections() []*conn {
 }
 
 // accepted serves a new client, unless there are too many.
-func (s *Server) accepted(nc net.Conn, tlsConfig *tls.Config) {
+func (s *Server) accepted(l net.Listener, nc net.Conn, tlsConfig *tls.Config) {
 	c := newConn(s, nc, tlsConfig)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing || len(s.conns) >= s.limits.MaxConnections {
+	if s.closing || !s.roomFor(l) {
 		nc.Close()
 		if !s.closing && !s.full {
 			s.full = true
@@ -212,12 +214,31 @@ func (s *Server) accepted(nc net.Conn, tlsConfig *tls.Config) {
 	}
 	s.full = false
 	s.conns[c] = struct{}{}
+	s.handshakes[l]++
+	c.entered = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.handshakes[l]--; s.handshakes[l] == 0 {
+			delete(s.handshakes, l)
+		}
+	}
 	s.running.Go(func() {
 		c.serve()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.conns, c)
 	})
+}
+
+// roomFor tells whether there is room for one more client of a listener. Who
+// can only reach one that anybody reaches keeps nobody from another. s.mu is
+// held.
+func (s *Server) roomFor(l net.Listener) bool {
+	most := s.limits.MaxConnections
+	if l.Addr().Network() != "unix" {
+		most -= most / 8
+	}
+	return len(s.conns) < most && s.handshakes[l] < max(s.limits.MaxConnections/4, 16)
 }
 
 // watch disconnects clients that have stalled, until end is closed.

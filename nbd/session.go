@@ -16,16 +16,17 @@ import (
 // session is the transmission phase of one connection.
 //
 // One goroutine, the reader, takes requests off the socket. Those that it can
-// serve without waiting it serves itself, at once: reads that the page cache
-// answers, and small writes, which go no further than the page cache. Their
-// replies gather in a batch. The batch is handed to the outbox whenever the
-// reader is about to wait, for the socket or for anything else, so that no
-// reply waits for a request that its client will only send after the reply.
-// All other requests go to a bounded number of workers.
+// serve without waiting it serves itself, at once: reads of up to 256 KiB that
+// the page cache answers, and writes, which go no further than the page cache.
+// Their replies gather in a batch. The batch is handed to the outbox whenever
+// the reader is about to wait for the socket, a slot or memory, so that no reply
+// waits for a request that its client will only send after the reply. All other
+// requests go to a bounded number of workers.
 //
-// A write can be slow although it is small, where the page cache is full or
-// the device is frozen for a moment. The requests behind it then wait for it,
-// but only once: after such a write, writes go to the workers for a while.
+// A write can be slow all the same, where the page cache is full or the device
+// is frozen for a moment. The requests behind it then wait for it, and replies
+// before it, but only once: after such a write, writes go to the workers for a
+// while.
 type session struct {
 	export   *Export
 	try      tryReader // nil if the device offers none
@@ -67,7 +68,7 @@ func newSession(srv *Server, conn net.Conn, n *negotiated) *session {
 	s := &session{
 		export: n.export, style: n.style, contexts: n.contexts,
 		observer: srv.observer, pool: &srv.pool, limits: srv.limits,
-		budget:   newBudget(srv.limits.ConnMemoryBytes, srv.memory),
+		budget:   newBudget(srv.limits.ConnMemoryBytes, srv.memory, &srv.clock.waiting),
 		zeros:    srv.zeros,
 		in:       inbox{conn: conn, buf: make([]byte, inboxBytes)},
 		requests: make(chan *exchange, srv.limits.MaxInFlight),
@@ -286,10 +287,11 @@ func (s *session) exchange(req wire.Request, n int, began time.Time) (*exchange,
 		return x, nil
 	}
 	bytes := bufferBytes(n)
-	if !s.budget.tryAcquire(bytes) {
+	lease, ok := s.budget.tryAcquire(bytes)
+	if !ok {
 		err := s.flush()
 		if err == nil {
-			err = s.budget.acquire(s.ctx, bytes)
+			lease, err = s.budget.acquire(s.ctx, bytes)
 		}
 		if err != nil {
 			s.free(x)
@@ -297,7 +299,7 @@ func (s *session) exchange(req wire.Request, n int, began time.Time) (*exchange,
 		}
 	}
 	x.buf = s.pool.get(n)
-	x.buf.budget = s.budget
+	x.buf.lease = lease
 	return x, nil
 }
 
