@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -212,4 +214,110 @@ func TestFailureDoesNotReviveDeletedLUN(t *testing.T) {
 		t.Error("the deleted LUN is back")
 	}
 	p.Close()
+}
+
+// Guests' I/O goes on while a freeze makes the old layer durable, but a flush
+// waits for it: what was acknowledged before the freeze is part of it.
+func TestFreezeSyncsBesideWrites(t *testing.T) {
+	_, h, p := hookedPool(t)
+	ctx := context.Background()
+	v := makeLUN(t, p, "a", 8)
+	fillBlocks(t, v, 1, 0, 8)
+	syncing, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	h.set(func(call, name string) {
+		if call == "sync" && strings.HasSuffix(name, ".seg") {
+			once.Do(func() { close(syncing); <-release })
+		}
+	})
+	taken := make(chan error, 1)
+	go func() {
+		_, err := p.Snapshot(ctx, SnapshotRequest{Items: []SnapshotItem{{LUN: "a", Name: "s"}}})
+		taken <- err
+	}()
+	<-syncing
+	wrote := make(chan error, 1)
+	go func() { _, err := v.WriteAt([]byte{2}, 0); wrote <- err }()
+	select {
+	case err := <-wrote:
+		must(t, err)
+	case <-time.After(5 * time.Second):
+		t.Error("a write waits for the sync of a freeze")
+	}
+	flushed := make(chan error, 1)
+	go func() { flushed <- v.Flush(ctx) }()
+	select {
+	case <-flushed:
+		t.Error("a flush returned while what was written before the freeze is not durable")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(release)
+	must(t, <-taken)
+	must(t, <-flushed)
+	must(t, p.Close())
+}
+
+// Segments are closed to keep within the number that may be open, but not while
+// they are in use.
+func TestFewSegmentsStayOpen(t *testing.T) {
+	const shards, blocks = 12, 64
+	_, _, p := hookedPool(t)
+	p.segments.limit = 2
+	v := makeLUN(t, p, "a", shards*blocks)
+	var workers sync.WaitGroup
+	for shard := range int64(shards) {
+		workers.Go(func() {
+			got := make([]byte, BlockSize)
+			for i := range int64(blocks) {
+				at := (shard*blocks + i) * BlockSize
+				want := bytes.Repeat([]byte{byte(shard*7 + i)}, BlockSize)
+				if _, err := v.WriteAt(want, at); err != nil {
+					t.Error(err)
+				}
+				if _, err := v.ReadAt(got, at); err != nil || !bytes.Equal(got, want) {
+					t.Errorf("block %d of shard %d: %v", i, shard, err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	must(t, v.Flush(context.Background()))
+	p.segments.mu.RLock()
+	open := len(p.segments.open)
+	p.segments.mu.RUnlock()
+	if open > shards {
+		t.Errorf("%d segments are open", open)
+	}
+	must(t, p.Close())
+}
+
+// Differences and extents are as small as what was done.
+func TestDifferencesAreTight(t *testing.T) {
+	_, _, p := hookedPool(t)
+	ctx := context.Background()
+	v := makeLUN(t, p, "a", 64)
+	fillBlocks(t, v, 1, 8, 16)
+	takeSnapshot(t, p, "a", "s")
+	fillBlocks(t, v, 2, 10, 3)
+	must(t, v.Discard(ctx, 20*BlockSize, 2*BlockSize))
+	fillBlocks(t, v, 3, 40, 1)
+	var changes, extents []string
+	must(t, p.Diff(ctx, "a", "s", "", 0, 64*BlockSize, func(n int64, c Change) bool {
+		changes = append(changes, fmt.Sprint(n/BlockSize, " ", c))
+		return true
+	}))
+	must(t, v.Extents(ctx, 0, 64*BlockSize, func(n int64, data bool) bool {
+		extents = append(extents, fmt.Sprint(n/BlockSize, " ", data))
+		return true
+	}))
+	same, written, zeroed := fmt.Sprint(Same), fmt.Sprint(Written), fmt.Sprint(Zeroed)
+	wantChanges := []string{"10 " + same, "3 " + written, "7 " + same, "2 " + zeroed, "18 " + same, "1 " + written, "23 " + same}
+	if !slices.Equal(changes, wantChanges) {
+		t.Errorf("differences %v, want %v", changes, wantChanges)
+	}
+	wantExtents := []string{"8 false", "12 true", "2 false", "2 true", "16 false", "1 true", "23 false"}
+	if !slices.Equal(extents, wantExtents) {
+		t.Errorf("extents %v, want %v", extents, wantExtents)
+	}
+	must(t, p.Close())
 }
