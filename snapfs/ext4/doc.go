@@ -6,7 +6,7 @@
 //
 // The tree is the one that Linux shows after it has mounted the image and
 // recovered it. A journal with something in it is read by package jbd2, and its
-// blocks are laid over the image in memory (overlay.go): only their places are
+// blocks are laid over the image in memory (image.go): only their places are
 // kept, not their content. Fast commits are applied on top of that as changes
 // to single inodes and directories (fastcommit.go). Files that were unlinked
 // while open are gone, and a truncation that the crash interrupted is taken as

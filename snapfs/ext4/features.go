@@ -20,8 +20,6 @@ const (
 	roSparseSuper   = 0x00001
 	roHugeFile      = 0x00008
 	roGDTChecksum   = 0x00010
-	roDirNlink      = 0x00020
-	roExtraIsize    = 0x00040
 	roBigalloc      = 0x00200
 	roMetadataCsum  = 0x00400
 	roOrphanPresent = 0x10000

@@ -30,20 +30,6 @@ type FS struct {
 
 var _ tree.FileSystem = (*FS)(nil)
 
-// Probe says whether r, which is sizeBytes long, looks like an ext2, ext3 or
-// ext4 filesystem. Open may find that it is none, or one it does not read.
-func Probe(r io.ReaderAt, sizeBytes int64) bool {
-	b := make([]byte, superblockSize)
-	if sizeBytes < superblockOffset+superblockSize {
-		return false
-	}
-	if n, _ := r.ReadAt(b, superblockOffset); n < len(b) {
-		return false
-	}
-	return le16(b[0x38:]) == superblockMagic && le32(b[0x18:]) <= maxLogBlockSize &&
-		le32(b[0x00:]) != 0 && le32(b[0x04:]) != 0
-}
-
 // Open opens the filesystem that begins at byte 0 of r, which is sizeBytes
 // long, and recovers it in memory. r must be safe for concurrent use and must
 // not change.
