@@ -2,34 +2,21 @@ package ext4
 
 import (
 	"encoding/binary"
-	"hash/crc32"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 )
 
-// crc32c continues a CRC-32C as the kernel's ext4_chksum does, without the
-// inversions at either end.
-func crc32c(crc uint32, p []byte) uint32 {
-	return ^crc32.Update(^crc, crc32.MakeTable(crc32.Castagnoli), p)
-}
-
-// crc32cWithout is crc32c of p with the n bytes at off taken as zeros, where
-// the checksum itself is stored.
-func crc32cWithout(crc uint32, p []byte, off, n int) uint32 {
-	var zeros [4]byte
-	crc = crc32c(crc, p[:off])
-	crc = crc32c(crc, zeros[:n])
-	return crc32c(crc, p[off+n:])
-}
-
+// crc32cUint32 and crc32cUint64 continue a checksum over a number as it is stored.
 func crc32cUint32(crc, v uint32) uint32 {
 	var b [4]byte
 	binary.LittleEndian.PutUint32(b[:], v)
-	return crc32c(crc, b[:])
+	return crc32c.Update(crc, b[:])
 }
 
 func crc32cUint64(crc uint32, v uint64) uint32 {
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], v)
-	return crc32c(crc, b[:])
+	return crc32c.Update(crc, b[:])
 }
 
 // crc16 continues the CRC-16 (polynomial 0x8005, reflected) that group

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
@@ -126,7 +127,7 @@ func (f *FS) checkLeaf(in *inode, b []byte) (problem string) {
 	if le32(t) != 0 || le16(t[4:]) != dirTailSize || t[6] != 0 || t[7] != dirTailType {
 		return "no checksum at its end"
 	}
-	if want, got := crc32c(in.seed, b[:end]), le32(t[8:]); want != got {
+	if want, got := crc32c.Update(in.seed, b[:end]), le32(t[8:]); want != got {
 		return fmt.Sprintf("checksum %#08x, expected %#08x", got, want)
 	}
 	return ""

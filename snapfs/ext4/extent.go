@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sort"
 	"sync/atomic"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 )
 
 // A tree of extents has its root in i_block and all other nodes in blocks of
@@ -165,7 +167,7 @@ func (m *extentMap) child(n *extentNode, i int) (*extentNode, error) {
 		if tail+4 > len(b) {
 			return nil, place("no room for the checksum")
 		}
-		if want, got := crc32c(m.in.seed, b[:tail]), le32(b[tail:]); want != got {
+		if want, got := crc32c.Update(m.in.seed, b[:tail]), le32(b[tail:]); want != got {
 			return nil, place(fmt.Sprintf("checksum %#08x, expected %#08x", got, want))
 		}
 	}

@@ -1,6 +1,10 @@
 package ext4
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
+)
 
 // With the feature fast_commit, an fsync(2) may write to a part of the journal
 // that is set aside for it, instead of committing a transaction. What is there
@@ -157,12 +161,12 @@ func (s *fcScan) block(b []byte, first bool) (tail, more bool, err error) {
 				return false, false, nil
 			}
 		case fcTail:
-			crc := crc32c(s.crc, t.raw[:fcTagSize+4])
+			crc := crc32c.Update(s.crc, t.raw[:fcTagSize+4])
 			s.crc = 0
 			ok := le32(t.value) == s.next && le32(t.value[4:]) == crc
 			return ok, ok, nil
 		}
-		s.crc = crc32c(s.crc, t.raw)
+		s.crc = crc32c.Update(s.crc, t.raw)
 		b = b[len(t.raw):]
 	}
 	return false, true, nil

@@ -1,6 +1,10 @@
 package ext4
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
+)
 
 // A group descriptor, struct ext4_group_desc: 32 bytes, or s_desc_size with
 // 64bit. The fields that are read:
@@ -98,7 +102,7 @@ func (sb *superblock) hasGroupChecksum() bool {
 func (sb *superblock) groupChecksum(g uint32, d []byte) uint16 {
 	number := []byte{byte(g), byte(g >> 8), byte(g >> 16), byte(g >> 24)}
 	if sb.hasMetadataCsum() {
-		return uint16(crc32cWithout(crc32c(sb.seed, number), d, groupChecksum, 2))
+		return uint16(crc32c.Without(crc32c.Update(sb.seed, number), d, groupChecksum, 2))
 	}
 	crc := crc16(^uint16(0), sb.uuid[:])
 	crc = crc16(crc, number)

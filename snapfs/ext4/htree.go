@@ -1,6 +1,10 @@
 package ext4
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
+)
 
 // A directory with an index is a tree whose leaves are ordinary blocks of
 // entries. The blocks of the index look, to one who does not know of it, like
@@ -69,8 +73,8 @@ func (f *FS) checkIndexBlock(in *inode, b []byte, number fileBlock) (pointers in
 	if count > limit || tail+dxTailSize > len(b) {
 		return 0, fmt.Sprintf("index with %d of %d entries", count, limit)
 	}
-	crc := crc32c(in.seed, b[:at+count*dxEntrySize])
-	crc = crc32cWithout(crc, b[tail:tail+dxTailSize], 4, 4)
+	crc := crc32c.Update(in.seed, b[:at+count*dxEntrySize])
+	crc = crc32c.Without(crc, b[tail:tail+dxTailSize], 4, 4)
 	if got := le32(b[tail+4:]); crc != got {
 		return 0, fmt.Sprintf("index: checksum %#08x, expected %#08x", got, crc)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
@@ -208,15 +209,15 @@ func (f *FS) usedInode(ino tree.Ino) (*inode, error) {
 // checksum is what the checksum of the inode should be. There are 16 bits of it
 // in an inode without the field for the rest.
 func (in *inode) checksum(sb *superblock) uint32 {
-	crc := crc32cWithout(in.seed, in.raw[:oldInodeSize], inodeCsumLow, 2)
+	crc := crc32c.Without(in.seed, in.raw[:oldInodeSize], inodeCsumLow, 2)
 	if len(in.raw) == oldInodeSize {
 		return crc & 0xffff
 	}
 	rest := in.raw[oldInodeSize:]
 	if !in.fits(inodeCsumHigh, 2) {
-		return crc32c(crc, rest) & 0xffff
+		return crc32c.Update(crc, rest) & 0xffff
 	}
-	return crc32cWithout(crc, rest, inodeCsumHigh-oldInodeSize, 2)
+	return crc32c.Without(crc, rest, inodeCsumHigh-oldInodeSize, 2)
 }
 
 func (in *inode) storedChecksum() uint32 {

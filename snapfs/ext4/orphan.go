@@ -3,6 +3,8 @@ package ext4
 import (
 	"errors"
 	"fmt"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 )
 
 // Orphans are inodes that a crash left in the middle of something: unlinked
@@ -104,7 +106,7 @@ func (f *FS) orphanBlock(in *inode, block fsBlock) error {
 	problem := ""
 	if m := le32(b[end:]); m != orphanMagic {
 		problem = fmt.Sprintf("magic number %#08x", m)
-	} else if want := crc32c(crc32cUint64(in.seed, uint64(block)), b[:end]); f.sb.hasMetadataCsum() && want != le32(b[end+4:]) {
+	} else if want := crc32c.Update(crc32cUint64(in.seed, uint64(block)), b[:end]); f.sb.hasMetadataCsum() && want != le32(b[end+4:]) {
 		problem = fmt.Sprintf("checksum %#08x, expected %#08x", le32(b[end+4:]), want)
 	}
 	if problem != "" {

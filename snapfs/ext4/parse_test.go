@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
@@ -380,7 +381,7 @@ func TestOrphanBlock(t *testing.T) {
 	binary.LittleEndian.PutUint32(b[1016:], orphanMagic)
 	in := mapInode(nil, 0)
 	in.seed = 77
-	binary.LittleEndian.PutUint32(b[1020:], crc32c(crc32cUint64(in.seed, 2), b[:1016]))
+	binary.LittleEndian.PutUint32(b[1020:], crc32c.Update(crc32cUint64(in.seed, 2), b[:1016]))
 	for off := -1; off < 1024; off += 3 {
 		damaged := bytes.Clone(image)
 		if off >= 0 {
@@ -411,14 +412,8 @@ func TestACL(t *testing.T) {
 func TestChecksums(t *testing.T) {
 	// From the catalogue of parametrised CRC algorithms: "123456789".
 	p := []byte("123456789")
-	if got := ^crc32c(^uint32(0), p); got != 0xe3069283 {
-		t.Errorf("CRC-32C: %#x", got)
-	}
 	if got := crc16(0xffff, p); got != 0x4b37 {
 		t.Errorf("CRC-16/MODBUS: %#x", got)
-	}
-	if got, want := crc32cWithout(1, []byte("ab1234cd"), 2, 4), crc32c(1, []byte("ab\x00\x00\x00\x00cd")); got != want {
-		t.Errorf("crc32cWithout: %#x, expected %#x", got, want)
 	}
 }
 

@@ -3,6 +3,8 @@ package ext4
 import (
 	"fmt"
 	"strings"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 )
 
 // The superblock, struct ext4_super_block: 1,024 bytes at byte 1,024 of the
@@ -149,14 +151,14 @@ func (sb *superblock) checkSum(b []byte) error {
 		if t := b[0x175]; t != checksumTypeCRC32C {
 			return unsupportedf("superblock: checksum type %d", t)
 		}
-		if want, got := le32(b[0x3fc:]), crc32c(^uint32(0), b[:0x3fc]); want != got {
+		if want, got := le32(b[0x3fc:]), crc32c.Update(^uint32(0), b[:0x3fc]); want != got {
 			return corruptSuperblock("checksum %#08x, expected %#08x", got, want)
 		}
 	}
 	if sb.incompat&incompatCsumSeed != 0 {
 		sb.seed = le32(b[0x270:])
 	} else {
-		sb.seed = crc32c(^uint32(0), sb.uuid[:])
+		sb.seed = crc32c.Update(^uint32(0), sb.uuid[:])
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package ext4
 import (
 	"fmt"
 
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
@@ -159,7 +160,7 @@ func (f *FS) blockXattrs(in *inode) ([]xattrEntry, error) {
 		return nil, corrupt("magic number %#08x, %d blocks", m, n)
 	}
 	if f.sb.hasMetadataCsum() {
-		want := crc32cWithout(crc32cUint64(f.sb.seed, uint64(block)), b, xattrChecksum, 4)
+		want := crc32c.Without(crc32cUint64(f.sb.seed, uint64(block)), b, xattrChecksum, 4)
 		if got := le32(b[xattrChecksum:]); want != got {
 			return nil, corrupt("checksum %#08x, expected %#08x", got, want)
 		}
@@ -243,7 +244,7 @@ func (f *FS) readEAInode(in *inode, x xattrEntry) ([]byte, error) {
 	if n, err := fl.ReadAt(value, 0); n < len(value) {
 		return nil, unexpectedEOF(err)
 	}
-	stored, sum := le32(ea.raw[0x08:]), crc32c(f.sb.seed, value)
+	stored, sum := le32(ea.raw[0x08:]), crc32c.Update(f.sb.seed, value)
 	lustre := x.hash != stored && le32(ea.raw[0x10:]) == in.ino && ea.generation == in.generation
 	if sum != stored && !lustre {
 		return nil, ea.corrupt("attribute %q of inode %d: checksum %#08x, expected %#08x", x.name, in.ino, stored, sum)

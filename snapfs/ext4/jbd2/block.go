@@ -1,6 +1,10 @@
 package jbd2
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
+)
 
 // Every block of the log but the data begins with journal_header_t:
 //
@@ -46,7 +50,7 @@ func (j *Journal) tailOK(b []byte) bool {
 		return true
 	}
 	off := len(b) - 4
-	return crc32cWithout(j.seed, b, off) == be32(b[off:])
+	return crc32c.Without(j.seed, b, off, 4) == be32(b[off:])
 }
 
 // A tag in a descriptor block. journal_block_tag3_t, with checksums of v3:
@@ -128,7 +132,7 @@ func (j *Journal) dataOK(t tag, tid TID, data []byte) bool {
 	}
 	var seq [4]byte
 	binary.BigEndian.PutUint32(seq[:], uint32(tid))
-	sum := crc32c(crc32c(j.seed, seq[:]), data)
+	sum := crc32c.Update(crc32c.Update(j.seed, seq[:]), data)
 	if j.incompat&incompatChecksumV3 == 0 {
 		sum &= 0xffff
 	}
@@ -188,5 +192,5 @@ func (j *Journal) commitOK(b []byte, sum uint32) bool {
 		typ, size := b[commitChecksumType], b[commitChecksumSize]
 		return stored == sum && typ == 1 && size == 4 || stored == 0 && typ == 0 && size == 0
 	}
-	return !j.checksummed() || crc32cWithout(j.seed, b, commitChecksum) == stored
+	return !j.checksummed() || crc32c.Without(j.seed, b, commitChecksum, 4) == stored
 }

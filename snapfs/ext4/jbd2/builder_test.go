@@ -3,6 +3,8 @@ package jbd2
 import (
 	"bytes"
 	"encoding/binary"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 )
 
 // builder writes a journal as the kernel does.
@@ -37,7 +39,7 @@ func newBuilder(compat, incompat uint32) *builder {
 // journal is the reader's view of the format, for its sizes and checksums.
 func (b *builder) journal() *Journal {
 	j := &Journal{blockSize: b.blockSize, first: b.first, last: b.last(), end: b.end, incompat: b.incompat, v1: b.compat&1 != 0}
-	j.seed = crc32c(^uint32(0), bytes.Repeat([]byte{testUUIDByte}, 16))
+	j.seed = crc32c.Update(^uint32(0), bytes.Repeat([]byte{testUUIDByte}, 16))
 	return j
 }
 
@@ -80,7 +82,7 @@ func content(target uint64, tid TID, blockSize int) []byte {
 func (b *builder) seal(p []byte) {
 	j := b.journal()
 	if j.checksummed() {
-		put32(p[len(p)-4:], crc32cWithout(j.seed, p, len(p)-4))
+		put32(p[len(p)-4:], crc32c.Without(j.seed, p, len(p)-4, 4))
 	}
 }
 
@@ -132,7 +134,7 @@ func (b *builder) tag(p []byte, target uint64, flags uint32, data []byte) {
 	j := b.journal()
 	var seq [4]byte
 	put32(seq[:], uint32(b.tid))
-	sum := crc32c(crc32c(j.seed, seq[:]), data)
+	sum := crc32c.Update(crc32c.Update(j.seed, seq[:]), data)
 	put32(p, uint32(target))
 	if b.incompat&incompatChecksumV3 != 0 {
 		put32(p[4:], flags)
@@ -175,7 +177,7 @@ func (b *builder) commit() {
 		put32(p[commitChecksum:], b.sum)
 	}
 	if j.checksummed() {
-		put32(p[commitChecksum:], crc32cWithout(j.seed, p, commitChecksum))
+		put32(p[commitChecksum:], crc32c.Without(j.seed, p, commitChecksum, 4))
 	}
 	b.sum = ^uint32(0)
 	b.tid++
@@ -197,6 +199,6 @@ func (b *builder) finish(start uint32, tid TID) []byte {
 	put32(p[sbFastCommitLen:], b.fcBlocks)
 	copy(p[sbUUID:], bytes.Repeat([]byte{testUUIDByte}, 16))
 	p[sbChecksumType] = checksumTypeCRC32C
-	put32(p[sbChecksum:], crc32cWithout(^uint32(0), p, sbChecksum))
+	put32(p[sbChecksum:], crc32c.Without(^uint32(0), p, sbChecksum, 4))
 	return b.data
 }

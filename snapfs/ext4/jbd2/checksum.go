@@ -6,20 +6,6 @@ import (
 	"math/bits"
 )
 
-// crc32c continues a CRC-32C as the kernel does, without the inversions at
-// either end. The first call starts from ^0.
-func crc32c(crc uint32, p []byte) uint32 {
-	return ^crc32.Update(^crc, crc32.MakeTable(crc32.Castagnoli), p)
-}
-
-// crc32cWithout is crc32c of p with the four bytes at off taken as zeros, where
-// the checksum itself is stored.
-func crc32cWithout(crc uint32, p []byte, off int) uint32 {
-	crc = crc32c(crc, p[:off])
-	crc = crc32c(crc, make([]byte, 4))
-	return crc32c(crc, p[off+4:])
-}
-
 // crc32BE continues the bit-reversed form of the IEEE CRC-32 (the kernel's
 // crc32_be) that v1 commit blocks carry. Reversing the bits of the data, of the
 // start and of the result turns it into the usual form, for which there is

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 )
 
 // kinds are the formats of a log.
@@ -308,7 +310,7 @@ func TestOpen(t *testing.T) {
 		data := b.finish(1, 100)
 		c.edit(data)
 		if c.seal {
-			put32(data[sbChecksum:], crc32cWithout(^uint32(0), data[:superblockSize], sbChecksum))
+			put32(data[sbChecksum:], crc32c.Without(^uint32(0), data[:superblockSize], sbChecksum, 4))
 		}
 		_, err := Open(bytes.NewReader(data), 1024, 64)
 		if !errors.Is(err, c.class) {
@@ -390,9 +392,6 @@ func TestReadErrors(t *testing.T) {
 func TestChecksums(t *testing.T) {
 	// From the catalogue of parametrised CRC algorithms: "123456789".
 	p := []byte("123456789")
-	if got := ^crc32c(^uint32(0), p); got != 0xe3069283 {
-		t.Errorf("CRC-32C: %#x", got)
-	}
 	if got := ^crc32BE(^uint32(0), p); got != 0xfc891918 {
 		t.Errorf("CRC-32/BZIP2: %#x", got)
 	}

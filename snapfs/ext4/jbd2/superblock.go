@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"github.com/rowan-storage/rowan/snapfs/ext4/crc32c"
 )
 
 // The journal superblock, journal_superblock_t of include/linux/jbd2.h. It
@@ -139,10 +141,10 @@ func (j *Journal) features(sb []byte) error {
 		if t := sb[sbChecksumType]; t != checksumTypeCRC32C {
 			return unsupportedf("checksum type %d", t)
 		}
-		if want, got := be32(sb[sbChecksum:]), crc32cWithout(^uint32(0), sb, sbChecksum); want != got {
+		if want, got := be32(sb[sbChecksum:]), crc32c.Without(^uint32(0), sb, sbChecksum, 4); want != got {
 			return corruptf("superblock: checksum %#08x, expected %#08x", got, want)
 		}
-		j.seed = crc32c(^uint32(0), sb[sbUUID:sbUUID+16])
+		j.seed = crc32c.Update(^uint32(0), sb[sbUUID:sbUUID+16])
 	}
 	if j.incompat&incompatFastCommit != 0 {
 		n := be32(sb[sbFastCommitLen:])
