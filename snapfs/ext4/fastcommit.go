@@ -86,8 +86,15 @@ func (f *FS) replayFastCommits(fc *fastCommits) error {
 	if err != nil {
 		return err
 	}
+	return f.applyFastCommits(blocks)
+}
+
+// applyFastCommits makes patches of complete fast commits. Where they are
+// damaged, or ask for more than a filesystem in use would, they end.
+func (f *FS) applyFastCommits(blocks [][]byte) error {
 	f.patches = make(map[uint32]*patch)
-	r := &fcReplay{f: f}
+	r := newFCReplay(f)
+	defer r.settle()
 	for i, b := range blocks {
 		err := r.block(b)
 		if errors.Is(err, ErrCorrupt) {

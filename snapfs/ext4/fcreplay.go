@@ -13,6 +13,33 @@ import (
 type fcReplay struct {
 	f       *FS
 	commits int
+	left    int64 // bytes of memory that patches may still take
+}
+
+// What patches take, in bytes, besides the inode and the names. They are no
+// less than what a Go map and a slice that grow come to.
+const (
+	patchCost = 512
+	rangeCost = 96
+	nameCost  = 160
+)
+
+func newFCReplay(f *FS) *fcReplay { return &fcReplay{f: f, left: maxPatchBytes} }
+
+// spend takes n bytes of what is left for patches.
+func (r *fcReplay) spend(n int64) error {
+	if r.left < n {
+		return corruptFC("their changes take more than %d bytes of memory", maxPatchBytes)
+	}
+	r.left -= n
+	return nil
+}
+
+// settle makes the patches ready for use.
+func (r *fcReplay) settle() {
+	for _, p := range r.f.patches {
+		p.ranges, p.laid = lastLaid(p.laid), nil
+	}
 }
 
 // block applies the tags in one block.
@@ -57,6 +84,9 @@ func (r *fcReplay) patch(ino uint32) (*patch, error) {
 	if p := r.f.patches[ino]; p != nil {
 		return p, nil
 	}
+	if err := r.spend(r.f.sb.inodeSize + patchCost); err != nil {
+		return nil, err
+	}
 	raw, offset, err := r.f.rawInode(ino)
 	if err != nil {
 		return nil, err
@@ -94,7 +124,7 @@ func (r *fcReplay) addRange(ino uint32, e extent) error {
 	if e.unwritten {
 		e.start = 0
 	}
-	return p.setRange(placedRun{e.first, run{e.start, e.count}})
+	return r.lay(p, placedRun{e.first, run{e.start, e.count}})
 }
 
 func (r *fcReplay) delRange(ino, first, count uint32) error {
@@ -105,7 +135,16 @@ func (r *fcReplay) delRange(ino, first, count uint32) error {
 	if count == 0 {
 		return nil
 	}
-	return p.setRange(placedRun{fileBlock(first), run{0, min(uint64(count), maxFileBlocks-uint64(first))}})
+	return r.lay(p, placedRun{fileBlock(first), run{0, min(uint64(count), maxFileBlocks-uint64(first))}})
+}
+
+// lay lays a range over those of a patch.
+func (r *fcReplay) lay(p *patch, to placedRun) error {
+	if err := r.spend(rangeCost); err != nil {
+		return err
+	}
+	p.laid = append(p.laid, to)
+	return nil
 }
 
 // inode takes over the fields of an inode. A tree of extents is not in the log:
@@ -139,6 +178,9 @@ func (r *fcReplay) dentry(typ uint16, parent, ino uint32, name []byte) error {
 	}
 	dir, err := r.patch(parent)
 	if err != nil {
+		return err
+	}
+	if err := r.spend(nameCost + int64(len(name))); err != nil {
 		return err
 	}
 	switch typ {

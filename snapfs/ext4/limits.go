@@ -27,8 +27,9 @@ const (
 	// usual size is 256 blocks.
 	maxFastCommitBytes = 16 << 20
 
-	// maxPatchRanges is how many pieces of a file fast commits may change.
-	maxPatchRanges = 1 << 16
+	// maxPatchBytes is how much memory the changes of fast commits may take: a
+	// copy of each inode that they name, the names and the pieces of files.
+	maxPatchBytes = 64 << 20
 
 	// metadataCacheBytes is the size of the cache of metadata blocks.
 	metadataCacheBytes = 16 << 20

@@ -171,7 +171,9 @@ func FuzzFastCommit(f *testing.F) {
 		fsys.image = zeroPadded(group)
 		fsys.patches = make(map[uint32]*patch)
 		(&fcScan{next: 7, inodeSize: 256}).block(b, true)
-		_ = (&fcReplay{f: fsys}).block(b)
+		r := newFCReplay(fsys)
+		_ = r.block(b)
+		r.settle()
 		for ino, p := range fsys.patches {
 			end := fileBlock(0)
 			for _, r := range p.ranges {
@@ -192,26 +194,24 @@ func FuzzFastCommit(f *testing.F) {
 	})
 }
 
-// TestSetRange lays ranges over each other at random, and compares with an
+// TestLastLaid lays ranges over each other at random, and compares with an
 // array.
-func TestSetRange(t *testing.T) {
+func TestLastLaid(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		const size = 60
 		var want [size]fsBlock // 0: as the base says
-		p := &patch{}
+		var laid []placedRun
 		for i := range 30 {
 			at, n := rng.IntN(size), 1+rng.IntN(12)
 			n = min(n, size-at)
 			r := placedRun{fileBlock(at), run{fsBlock(1000 * (i + 1)), uint64(n)}}
-			if err := p.setRange(r); err != nil {
-				t.Fatal(err)
-			}
+			laid = append(laid, r)
 			for j := range n {
 				want[at+j] = r.start + fsBlock(j)
 			}
 		}
-		m := &patchedMap{base: holes{}, ranges: p.ranges}
+		m := &patchedMap{base: holes{}, ranges: lastLaid(laid)}
 		for b := fileBlock(0); b < size; {
 			r, err := m.runAt(b)
 			if err != nil || r.count == 0 {

@@ -1,7 +1,6 @@
 package ext4
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -16,6 +15,7 @@ type patch struct {
 	free   bool        // nothing uses the inode
 	fresh  bool        // a directory that has nothing on disk yet
 	ranges []placedRun // instead of what the block map says, in order
+	laid   []placedRun // while they are replayed: what is to become ranges, oldest first
 
 	added   []tree.DirEntry // names in the directory; Ino 0: taken away again
 	addedAt map[string]int
@@ -46,69 +46,7 @@ func (p *patch) isDir() bool       { return le16(p.raw)&modeType == modeDirector
 // reset makes the inode a new one, of which nothing is on disk.
 func (p *patch) reset() {
 	clear(p.raw)
-	*p = patch{raw: p.raw, ranges: []placedRun{{0, run{0, maxFileBlocks}}}}
-}
-
-// setRange lays r over the ranges so far.
-func (p *patch) setRange(r placedRun) error {
-	end := r.at + fileBlock(r.count)
-	i, _ := slices.BinarySearchFunc(p.ranges, r.at, func(have placedRun, at fileBlock) int {
-		if have.at+fileBlock(have.count) <= at {
-			return -1
-		}
-		return 1
-	})
-	insert := []placedRun{r}
-	j := i
-	for ; j < len(p.ranges) && p.ranges[j].at < end; j++ {
-		have := p.ranges[j]
-		if have.at < r.at {
-			before := have
-			before.count = uint64(r.at - have.at)
-			insert = append([]placedRun{before}, insert...)
-		}
-		if haveEnd := have.at + fileBlock(have.count); haveEnd > end {
-			insert = append(insert, have.from(end))
-		}
-	}
-	p.ranges = slices.Replace(p.ranges, i, j, insert...)
-	if len(p.ranges) > maxPatchRanges {
-		return unsupportedf("fast commits change a file in more than %d places", maxPatchRanges)
-	}
-	return nil
-}
-
-// from is the part of r from block b of the file on.
-func (r placedRun) from(b fileBlock) placedRun {
-	into := uint64(b - r.at)
-	rest := placedRun{b, run{0, r.count - into}}
-	if r.start != 0 {
-		rest.start = r.start + fsBlock(into)
-	}
-	return rest
-}
-
-// patchedMap is a block map with ranges laid over it.
-type patchedMap struct {
-	base   blockMap
-	ranges []placedRun
-}
-
-func (m *patchedMap) runAt(b fileBlock) (run, error) {
-	i, found := slices.BinarySearchFunc(m.ranges, b, func(r placedRun, b fileBlock) int { return cmp.Compare(r.at, b) })
-	if !found {
-		i--
-	}
-	if i >= 0 {
-		if r := m.ranges[i]; uint64(b-r.at) < r.count {
-			return r.from(b).run, nil
-		}
-	}
-	r, err := m.base.runAt(b)
-	if err == nil && i+1 < len(m.ranges) {
-		r.count = min(r.count, uint64(m.ranges[i+1].at-b))
-	}
-	return r, err
+	*p = patch{raw: p.raw, laid: []placedRun{{0, run{0, maxFileBlocks}}}}
 }
 
 // addName gives inode ino a name in the directory. One that is there already
