@@ -41,9 +41,11 @@ var _ tree.FileSystem = (*FS)(nil)
 func Open(r io.ReaderAt, sizeBytes int64) (*FS, error) {
 	f := &FS{image: image{r: r, sizeBytes: sizeBytes}}
 	f.dropCaches()
-	if err := f.readSuperblock(); err != nil {
+	sb, err := f.readSuperblock()
+	if err != nil {
 		return nil, err
 	}
+	f.sb, f.image.blockSize = sb, sb.blockSize
 	fc, err := f.recoverJournal()
 	if err != nil {
 		return nil, err
@@ -62,20 +64,15 @@ func Open(r io.ReaderAt, sizeBytes int64) (*FS, error) {
 }
 
 // readSuperblock reads the superblock under what overlay there is.
-func (f *FS) readSuperblock() error {
+func (f *FS) readSuperblock() (*superblock, error) {
 	if f.image.sizeBytes < superblockOffset+superblockSize {
-		return ErrNotExt4
+		return nil, ErrNotExt4
 	}
 	b := make([]byte, superblockSize)
 	if err := f.image.readAt(b, superblockOffset); err != nil {
-		return err
+		return nil, err
 	}
-	sb, err := parseSuperblock(b)
-	if err != nil {
-		return err
-	}
-	f.sb, f.image.blockSize = sb, sb.blockSize
-	return nil
+	return parseSuperblock(b)
 }
 
 // dropCaches forgets what was read before the overlay changed.

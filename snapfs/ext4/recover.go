@@ -60,9 +60,7 @@ func (f *FS) replayJournal() (*fastCommits, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.image.overlay = file.overlay(rec.Blocks)
-	f.dropCaches()
-	if err := f.readSuperblock(); err != nil {
+	if err := f.layOver(file.overlay(rec.Blocks)); err != nil {
 		return nil, err
 	}
 	if rec.Damage != nil {
@@ -74,6 +72,27 @@ func (f *FS) replayJournal() (*fastCommits, error) {
 		count(rec.Transactions, "transaction"))
 	first, n := j.FastCommits()
 	return &fastCommits{file, first, n, rec.Next}, nil
+}
+
+// layOver lays o over the image, and takes over the superblock that comes of it.
+// With an error nothing has changed.
+func (f *FS) layOver(o overlay) error {
+	f.image.overlay = o
+	sb, err := f.readSuperblock()
+	switch {
+	case errors.Is(err, ErrNotExt4):
+		err = corruptSuperblock("the journal overwrites it with something else")
+	case err == nil && sb.geometry() != f.sb.geometry():
+		// The overlay counts in blocks of the geometry that there was.
+		err = corruptSuperblock("the journal changes the geometry from %+v to %+v", f.sb.geometry(), sb.geometry())
+	}
+	if err != nil {
+		f.image.overlay = nil
+		return err
+	}
+	f.sb = sb
+	f.dropCaches()
+	return nil
 }
 
 // journalFile is the journal as it is in the image.

@@ -211,6 +211,25 @@ func (sb *superblock) checkGeometry() error {
 	return nil
 }
 
+// geometry is what stays as mke2fs has made it for as long as a filesystem is
+// mounted, and that no journal can change. A filesystem may well grow.
+type geometry struct {
+	blockSize, inodeSize, descSize int64
+	firstDataBlock, clusterRatio   uint64
+	blocksPerGroup                 uint64
+	inodesPerGroup                 uint32
+	firstIno                       uint32
+}
+
+func (sb *superblock) geometry() geometry {
+	return geometry{
+		blockSize: sb.blockSize, inodeSize: sb.inodeSize, descSize: sb.descSize,
+		firstDataBlock: sb.firstDataBlock, clusterRatio: sb.clusterRatio,
+		blocksPerGroup: sb.blocksPerGroup, inodesPerGroup: sb.inodesPerGroup,
+		firstIno: sb.firstIno,
+	}
+}
+
 // groupStart is the first block of group g.
 func (sb *superblock) groupStart(g uint32) uint64 {
 	return sb.firstDataBlock + uint64(g)*sb.blocksPerGroup
