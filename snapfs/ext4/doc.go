@@ -39,8 +39,8 @@
 //
 // # Concurrency
 //
-// An [FS] does not change after Open, but for two bounded caches (blocks of
-// metadata, listings of directories), which lock. Its methods may be called
+// An [FS] does not change after Open, but for bounded caches (blocks of metadata,
+// listings of directories, what orphans take), which lock. Its methods may be called
 // from any number of goroutines.
 //
 // The format is that of the kernel's Documentation/filesystems/ext4, and where

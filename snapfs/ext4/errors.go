@@ -21,6 +21,10 @@ var (
 
 	// ErrNotExt4 says that there is no ext2, ext3 or ext4 filesystem.
 	ErrNotExt4 = errors.New("ext4: not an ext2, ext3 or ext4 filesystem")
+
+	// errBeyondImage is wrapped by the error of a read beyond the end of the
+	// image, which will not succeed another time.
+	errBeyondImage = fmt.Errorf("beyond its end: %w", io.ErrUnexpectedEOF)
 )
 
 // A CorruptError is a contradiction in the filesystem: a checksum that does

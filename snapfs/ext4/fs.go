@@ -23,6 +23,8 @@ type FS struct {
 	patches map[uint32]*patch
 	// orphans are the inodes that a crash left in the middle of something.
 	orphans map[uint32]bool
+	// toFree is what sectorsToFree came to.
+	toFree *lru[uint32, int64]
 
 	notes []string
 	used  func() int64
@@ -79,6 +81,7 @@ func (f *FS) readSuperblock() (*superblock, error) {
 func (f *FS) dropCaches() {
 	f.blocks = newLRU[fsBlock, []byte](metadataCacheBytes)
 	f.listings = newLRU[tree.Ino, *listing](dirCacheEntries)
+	f.toFree = newLRU[uint32, int64](orphanCacheEntries)
 }
 
 // noteState notes what the superblock says of the state of the filesystem.

@@ -26,7 +26,7 @@ type image struct {
 // readRaw fills p from byte off of the image as it is, without the overlay.
 func (m *image) readRaw(p []byte, off int64) error {
 	if off < 0 || off > m.sizeBytes || int64(len(p)) > m.sizeBytes-off {
-		return fmt.Errorf("ext4: reading %d bytes at byte %d of %d: %w", len(p), off, m.sizeBytes, io.ErrUnexpectedEOF)
+		return fmt.Errorf("ext4: reading %d bytes at byte %d of %d: %w", len(p), off, m.sizeBytes, errBeyondImage)
 	}
 	if n, err := m.r.ReadAt(p, off); n < len(p) {
 		return fmt.Errorf("ext4: reading %d bytes at byte %d: %w", len(p), off, unexpectedEOF(err))

@@ -19,6 +19,10 @@ const (
 	// maxOrphans is how many orphans are looked at.
 	maxOrphans = 1 << 20
 
+	// orphanCacheEntries is of how many orphans it is kept how much space they
+	// take.
+	orphanCacheEntries = 1 << 16
+
 	// maxTruncateNodes is how many blocks of the tree of an orphan are read to
 	// find out how much space it takes.
 	maxTruncateNodes = 1 << 14

@@ -1,12 +1,27 @@
 package ext4
 
+import "errors"
+
 // sectorsToFree is how much less space inode in takes once a truncation to its
 // size is finished, in units of 512 bytes. If its tree is damaged, or larger
-// than maxTruncateNodes, the answer is 0.
+// than maxTruncateNodes, the answer is 0. It is worked out once.
 func (f *FS) sectorsToFree(in *inode) int64 {
+	if free, ok := f.toFree.get(in.ino); ok {
+		return free
+	}
+	free, final := f.countToFree(in)
+	if final {
+		f.toFree.put(in.ino, free, 1)
+	}
+	return free
+}
+
+// countToFree works out sectorsToFree. It is final unless a read failed that may
+// succeed another time.
+func (f *FS) countToFree(in *inode) (free int64, final bool) {
 	t := in.typ()
 	if t != modeRegular && t != modeDirectory || in.has(flagInlineData) {
-		return 0
+		return 0, true
 	}
 	bs := f.sb.blockSize
 	c := &freeCount{f: f, in: in, keep: fileBlock((in.size + bs - 1) / bs), budget: maxTruncateNodes, cluster: -1}
@@ -20,9 +35,9 @@ func (f *FS) sectorsToFree(in *inode) int64 {
 		ok = c.indirect()
 	}
 	if free := c.blocks * (bs / 512); ok && free <= f.sectors(in) {
-		return free
+		return free, true
 	}
-	return 0
+	return 0, c.err == nil || errors.Is(c.err, ErrCorrupt) || errors.Is(c.err, errBeyondImage)
 }
 
 // freeCount counts the blocks that a truncation frees.
@@ -32,6 +47,7 @@ type freeCount struct {
 	keep   fileBlock // blocks of the file from here on go
 	budget int       // nodes of the tree that may still be read
 	blocks int64
+	err    error // of reading the tree
 
 	// cluster is the last cluster of the file that was seen. In the file and on
 	// disk clusters have the same edges, and a cluster is freed as a whole, once
@@ -52,6 +68,7 @@ func (c *freeCount) extents(m *extentMap, node *extentNode) (left, ok bool) {
 		}
 		child, err := m.child(node, i)
 		if err != nil {
+			c.err = err
 			return false, false
 		}
 		childLeft, ok := c.extents(m, child)
@@ -123,6 +140,7 @@ func (c *freeCount) pointers(pointer fsBlock, first, span fileBlock) (left, ok b
 	}
 	b, err := c.f.block(pointer)
 	if err != nil {
+		c.err = err
 		return false, false
 	}
 	span /= fileBlock(c.f.sb.blockSize / 4)
