@@ -12,6 +12,10 @@ import (
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
+// errGivenUp is the cause why a filesystem was not opened when the one who
+// wanted it does not any more.
+var errGivenUp = errors.New("given up")
+
 // readmeName is the file that says why an area cannot be read.
 const readmeName = "README"
 
@@ -69,16 +73,21 @@ func (a *area) volume(ctx context.Context) (v *volume, why string, err error) {
 		if v := a.vol.Load(); v != nil {
 			return v, "", nil
 		}
-		if _, err, _ := a.snap.root.flight.Do(fmt.Sprintf("volume %d", a.number), func() (any, error) {
+		_, err, _ := a.snap.root.flight.Do(fmt.Sprintf("volume %d", a.number), func() (any, error) {
 			return nil, a.openVolume(ctx)
-		}); err != nil {
+		})
+		if errors.Is(err, errGivenUp) && ctx.Err() == nil {
+			continue // by another one, who was first
+		}
+		if err != nil {
 			return nil, "", err
 		}
 	}
 }
 
 // openVolume opens the filesystem and leaves it, or the reason why it cannot be
-// read, in the area. It fails only if the image cannot be read now.
+// read, in the area. It fails only if the image cannot be read now, or ctx is
+// done.
 func (a *area) openVolume(ctx context.Context) error {
 	if a.vol.Load() != nil || a.broken.Load() != nil {
 		return nil
@@ -88,7 +97,7 @@ func (a *area) openVolume(ctx context.Context) error {
 	}
 	defer a.snap.im.unpin()
 	w := &window{im: a.snap.im, off: a.off, sizeBytes: a.sizeBytes}
-	v, err := openVolume(a, w, a.snap.root.open[a.found.kind])
+	v, err := openVolume(ctx, a, w, a.snap.root.open[a.found.kind])
 	log := a.snap.root.log
 	switch {
 	case err == nil:
@@ -96,6 +105,8 @@ func (a *area) openVolume(ctx context.Context) error {
 			log.Info("filesystem opened with a note", "volume", a.object(), "note", note)
 		}
 		a.vol.Store(v)
+	case ctx.Err() != nil:
+		return &Error{Object: a.object(), Class: ErrUnreachable, Cause: fmt.Errorf("%w: %w", errGivenUp, ctx.Err())}
 	case w.failures.Load() > 0 || transient(err):
 		if !transient(err) {
 			err = &Error{Object: a.object(), Class: ErrUnreachable, Cause: err}

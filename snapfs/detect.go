@@ -1,6 +1,7 @@
 package snapfs
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -22,16 +23,16 @@ type finding struct {
 	notes []string
 }
 
-// opener opens a filesystem with its reader.
-type opener func(r io.ReaderAt, sizeBytes int64) (tree.FileSystem, error)
+// opener opens a filesystem with its reader. It gives up when ctx is done.
+type opener func(ctx context.Context, r io.ReaderAt, sizeBytes int64) (tree.FileSystem, error)
 
 // readers are the filesystems that can be read, by kind.
 func readers() map[string]opener {
 	return map[string]opener{"ext2": openExt, "ext3": openExt, "ext4": openExt}
 }
 
-func openExt(r io.ReaderAt, sizeBytes int64) (tree.FileSystem, error) {
-	f, err := ext4.Open(r, sizeBytes)
+func openExt(ctx context.Context, r io.ReaderAt, sizeBytes int64) (tree.FileSystem, error) {
+	f, err := ext4.Open(ctx, r, sizeBytes)
 	if err != nil {
 		return nil, err // a nil *ext4.FS would not be a nil FileSystem
 	}

@@ -1,13 +1,14 @@
 package snapfs
 
 import (
+	"context"
 	"io"
 
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
 // SetReader has filesystems of a kind opened by open.
-func (r *Root) SetReader(kind string, open func(r io.ReaderAt, sizeBytes int64) (tree.FileSystem, error)) {
+func (r *Root) SetReader(kind string, open func(ctx context.Context, r io.ReaderAt, sizeBytes int64) (tree.FileSystem, error)) {
 	r.open[kind] = open
 }
 

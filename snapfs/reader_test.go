@@ -85,11 +85,11 @@ func TestReaderPanics(t *testing.T) {
 			r := snapfs.New(src, snapfs.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			defer r.Close()
 			reader := &faulty{}
-			r.SetReader("ext3", func(rd io.ReaderAt, n int64) (tree.FileSystem, error) {
+			r.SetReader("ext3", func(ctx context.Context, rd io.ReaderAt, n int64) (tree.FileSystem, error) {
 				if at == "opening" {
 					panic("tripped in opening")
 				}
-				f, err := ext4.Open(rd, n)
+				f, err := ext4.Open(ctx, rd, n)
 				reader.FileSystem = f
 				return reader, err
 			})
@@ -179,8 +179,8 @@ func TestReaderIsNotTrusted(t *testing.T) {
 	src := imagetest.NewSource(t)
 	src.Add(t, "web", "a", extImage(t, map[string]string{"dir/file": "content"}))
 	r := newRoot(t, src)
-	r.SetReader("ext4", func(rd io.ReaderAt, n int64) (tree.FileSystem, error) {
-		f, err := ext4.Open(rd, n)
+	r.SetReader("ext4", func(ctx context.Context, rd io.ReaderAt, n int64) (tree.FileSystem, error) {
+		f, err := ext4.Open(ctx, rd, n)
 		return wideReader{f}, err
 	})
 	expectContent(t, r, "/web/a/fs/dir/file", "content")

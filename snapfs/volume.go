@@ -32,10 +32,10 @@ type volume struct {
 }
 
 // openVolume opens the filesystem in w.
-func openVolume(a *area, w *window, open opener) (*volume, error) {
+func openVolume(ctx context.Context, a *area, w *window, open opener) (*volume, error) {
 	v := &volume{area: a, xattr: map[tree.Ino]map[string][]byte{}}
 	_, err := guard(v, func() (struct{}, error) {
-		fs, err := open(w, w.sizeBytes)
+		fs, err := open(ctx, w, w.sizeBytes)
 		if err != nil {
 			return struct{}{}, err
 		}

@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math/bits"
@@ -34,13 +35,14 @@ var _ tree.FileSystem = (*FS)(nil)
 
 // Open opens the filesystem that begins at byte 0 of r, which is sizeBytes
 // long, and recovers it in memory. r must be safe for concurrent use and must
-// not change.
+// not change. Recovering a large journal takes time; when ctx is done Open ends
+// with its error. The [FS] does not keep ctx.
 //
 // The error is [ErrNotExt4] if there is no such filesystem, wraps
 // [ErrUnsupported] if it is of a kind that is not read, and is a
 // [*CorruptError] if it is damaged such that nothing can be read. Damage to the
 // journal is not an error; [FS.Info] tells of it.
-func Open(r io.ReaderAt, sizeBytes int64) (*FS, error) {
+func Open(ctx context.Context, r io.ReaderAt, sizeBytes int64) (*FS, error) {
 	f := &FS{image: image{r: r, sizeBytes: sizeBytes}}
 	f.dropCaches()
 	sb, err := f.readSuperblock()
@@ -48,12 +50,12 @@ func Open(r io.ReaderAt, sizeBytes int64) (*FS, error) {
 		return nil, err
 	}
 	f.sb, f.image.blockSize = sb, sb.blockSize
-	fc, err := f.recoverJournal()
+	fc, err := f.recoverJournal(ctx)
 	if err != nil {
 		return nil, err
 	}
 	f.noteState()
-	if err := f.findOrphans(); err != nil {
+	if err := f.findOrphans(ctx); err != nil {
 		return nil, err
 	}
 	if fc != nil {

@@ -2,6 +2,7 @@ package ext4_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -141,7 +142,7 @@ func openImage(t testing.TB, path string) *ext4.FS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fsys, err := ext4.Open(file, info.Size())
+	fsys, err := ext4.Open(t.Context(), file, info.Size())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +151,7 @@ func openImage(t testing.TB, path string) *ext4.FS {
 
 // openBytes opens the filesystem in memory.
 func openBytes(b []byte) (*ext4.FS, error) {
-	return ext4.Open(bytes.NewReader(b), int64(len(b)))
+	return ext4.Open(context.Background(), bytes.NewReader(b), int64(len(b)))
 }
 
 // readAll reads the content of a file, at most limit bytes of it.

@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -26,14 +27,14 @@ const (
 
 // findOrphans notes which inodes are orphans. The kernel leaves them alone in a
 // filesystem with errors.
-func (f *FS) findOrphans() error {
+func (f *FS) findOrphans(ctx context.Context) error {
 	if f.sb.state&stateErrors != 0 {
 		return nil
 	}
 	f.orphans = make(map[uint32]bool)
-	err := f.orphanList()
+	err := f.orphanList(ctx)
 	if err == nil {
-		err = f.orphanFile()
+		err = f.orphanFile(ctx)
 	}
 	if errors.Is(err, ErrCorrupt) {
 		f.note("The list of orphaned inodes is damaged (%v): sizes on disk of some files may be too large.", err)
@@ -52,11 +53,14 @@ func (f *FS) orphan(ino uint32) (*inode, error) {
 	return in, nil
 }
 
-func (f *FS) orphanList() error {
+func (f *FS) orphanList(ctx context.Context) error {
 	ino := f.sb.lastOrphan
 	for range maxOrphans {
 		if ino == 0 {
 			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("ext4: list of orphans: %w", err)
 		}
 		in, err := f.orphan(ino)
 		if err != nil {
@@ -67,7 +71,7 @@ func (f *FS) orphanList() error {
 	return &CorruptError{"list of orphans", -1, fmt.Sprintf("more than %d", maxOrphans)}
 }
 
-func (f *FS) orphanFile() error {
+func (f *FS) orphanFile(ctx context.Context) error {
 	if f.sb.compat&compatOrphanFile == 0 || f.sb.roCompat&roOrphanPresent == 0 {
 		return nil
 	}
@@ -86,6 +90,9 @@ func (f *FS) orphanFile() error {
 	}
 	for _, r := range runs {
 		for i := range r.count {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("ext4: orphan file: %w", err)
+			}
 			if r.start == 0 {
 				return in.corrupt("orphan file: block %d is missing", r.at)
 			}

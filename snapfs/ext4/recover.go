@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +21,7 @@ type fastCommits struct {
 // recoverJournal lays over the image what a recovery would write, and reads the
 // superblock again, which is usually among it. What it returns, if anything, is
 // to be applied on top.
-func (f *FS) recoverJournal() (*fastCommits, error) {
+func (f *FS) recoverJournal(ctx context.Context) (*fastCommits, error) {
 	sb := f.sb
 	if sb.compat&compatHasJournal == 0 || sb.incompat&incompatRecover == 0 {
 		return nil, nil
@@ -29,7 +30,7 @@ func (f *FS) recoverJournal() (*fastCommits, error) {
 		return nil, unsupportedf("the journal is on another device and has to be replayed: " +
 			"mount the filesystem, or run e2fsck, on a clone together with its journal")
 	}
-	fc, err := f.replayJournal()
+	fc, err := f.replayJournal(ctx)
 	switch {
 	case errors.Is(err, jbd2.ErrUnsupported):
 		return nil, unsupportedf("the journal has to be replayed, and cannot be: %v", err)
@@ -41,7 +42,7 @@ func (f *FS) recoverJournal() (*fastCommits, error) {
 	return fc, err
 }
 
-func (f *FS) replayJournal() (*fastCommits, error) {
+func (f *FS) replayJournal(ctx context.Context) (*fastCommits, error) {
 	file, err := f.journalFile()
 	if err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (f *FS) replayJournal() (*fastCommits, error) {
 	if j.Clean() {
 		return nil, nil
 	}
-	rec, err := j.Recover(uint64(f.image.sizeBytes / f.sb.blockSize))
+	rec, err := j.Recover(ctx, uint64(f.image.sizeBytes/f.sb.blockSize))
 	if err != nil {
 		return nil, err
 	}

@@ -245,7 +245,7 @@ func TestReadErrors(t *testing.T) {
 	want, _ := manifest(sound)
 	for seed := range uint64(300) {
 		r := &faultyReader{ReaderAt: bytes.NewReader(image), rng: rand.New(rand.NewPCG(seed, 4))}
-		fsys, err := ext4.Open(r, int64(len(image)))
+		fsys, err := ext4.Open(t.Context(), r, int64(len(image)))
 		if err != nil {
 			if !errors.Is(err, errFaulty) {
 				t.Fatalf("seed %d: %v", seed, err)

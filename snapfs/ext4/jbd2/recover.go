@@ -2,6 +2,7 @@ package jbd2
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 )
@@ -28,13 +29,15 @@ type Recovery struct {
 
 // Recover reads the log. limit is the number of blocks of the device that the
 // filesystem is on: a log that writes beyond it is damaged. An error means that
-// the journal could not be read; damage is no error but is told in the result.
-func (j *Journal) Recover(limit uint64) (*Recovery, error) {
+// the journal could not be read, that the log is longer than any is
+// ([ErrUnsupported]), or that ctx was done; damage is no error but is told in the
+// result.
+func (j *Journal) Recover(ctx context.Context, limit uint64) (*Recovery, error) {
 	if j.Clean() {
 		return &Recovery{Next: j.sequence}, nil
 	}
 	s := newScan(j)
-	if err := s.run(); err != nil {
+	if err := s.run(ctx); err != nil {
 		return nil, err
 	}
 	rec := &Recovery{Next: s.tid, Damage: s.damage}
@@ -42,7 +45,7 @@ func (j *Journal) Recover(limit uint64) (*Recovery, error) {
 		r := s.records[i]
 		s.cut(rec, r.tid, corruptf("transaction %d: block %d is beyond the end of the device", r.tid, r.target))
 	}
-	if err := j.replay(s, rec); err != nil {
+	if err := j.replay(ctx, s, rec); err != nil {
 		return nil, err
 	}
 	rec.Transactions = int(rec.Next - j.sequence)
@@ -65,20 +68,20 @@ func (s *scan) cut(rec *Recovery, tid TID, why error) {
 // A block with a wrong checksum does not matter once it is revoked. If one is
 // left that does, the recovery ends before the first transaction with any such
 // block.
-func (j *Journal) replay(s *scan, rec *Recovery) error {
+func (j *Journal) replay(ctx context.Context, s *scan, rec *Recovery) error {
 	firstBad := slices.IndexFunc(s.records, func(r record) bool { return r.bad })
 	var bad record
 	if firstBad >= 0 {
 		bad = s.records[firstBad]
 	}
-	blocks, sound, err := j.apply(s)
+	blocks, sound, err := j.apply(ctx, s)
 	if err != nil {
 		return err
 	}
 	if !sound {
 		s.cut(rec, bad.tid, corruptf("transaction %d: block %d of the journal, for block %d: wrong checksum",
 			bad.tid, bad.source, bad.target))
-		if blocks, _, err = j.apply(s); err != nil {
+		if blocks, _, err = j.apply(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -89,10 +92,10 @@ func (j *Journal) replay(s *scan, rec *Recovery) error {
 // apply works out what is left to be written once everything revoked is taken
 // away. It is not sound if a block with a wrong checksum is left, be it one
 // that a later transaction writes again.
-func (j *Journal) apply(s *scan) (blocks []Block, sound bool, err error) {
+func (j *Journal) apply(ctx context.Context, s *scan) (blocks []Block, sound bool, err error) {
 	records := slices.Clone(s.records)
 	slices.SortStableFunc(records, func(a, b record) int { return cmp.Compare(a.target, b.target) })
-	revoked, err := j.revocations(s, records)
+	revoked, err := j.revocations(ctx, s, records)
 	if err != nil {
 		return nil, false, err
 	}
@@ -117,10 +120,13 @@ func (j *Journal) apply(s *scan) (blocks []Block, sound bool, err error) {
 
 // revocations gives the last transaction that revokes a block, for the blocks
 // that records, sorted by target, would write.
-func (j *Journal) revocations(s *scan, records []record) (map[uint64]TID, error) {
+func (j *Journal) revocations(ctx context.Context, s *scan, records []record) (map[uint64]TID, error) {
 	revoked := make(map[uint64]TID)
 	block := make([]byte, j.blockSize)
 	for _, rb := range s.revokes {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("jbd2: reading the log: %w", err)
+		}
 		if err := j.readBlocks(block, rb.block); err != nil {
 			return nil, err
 		}

@@ -37,7 +37,7 @@ func recoverJournal(t *testing.T, data []byte) *Recovery {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := j.Recover(testLimit)
+	rec, err := j.Recover(t.Context(), testLimit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +330,7 @@ func TestClean(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec, err := j.Recover(testLimit)
+	rec, err := j.Recover(t.Context(), testLimit)
 	if err != nil || !j.Clean() || len(rec.Blocks) != 0 || rec.Next != 100 || j.Errno() != 5 {
 		t.Errorf("%+v, %v, clean %v, errno %d", rec, err, j.Clean(), j.Errno())
 	}
@@ -377,7 +377,7 @@ func TestReadErrors(t *testing.T) {
 		for _, want := range []error{failure, io.EOF} {
 			j, err := Open(failingReader{data, at, want}, 1024, 64)
 			if err == nil {
-				_, err = j.Recover(testLimit)
+				_, err = j.Recover(t.Context(), testLimit)
 			}
 			if want == io.EOF {
 				want = io.ErrUnexpectedEOF
@@ -414,7 +414,7 @@ func FuzzRecover(f *testing.F) {
 		if err != nil {
 			return
 		}
-		rec, err := j.Recover(1 << 20)
+		rec, err := j.Recover(t.Context(), 1<<20)
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				t.Fatal(err)

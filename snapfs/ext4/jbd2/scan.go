@@ -1,6 +1,7 @@
 package jbd2
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 )
@@ -37,12 +38,17 @@ type scan struct {
 	lastCommit uint64 // seconds
 	damage     error  // why the walk ended, if that is not how a crash leaves a log
 
-	buf []byte // for data blocks
+	buf  []byte // for data blocks
+	left int64  // bytes that may still be read
 }
 
 const (
 	// dataChunk is how many bytes of data blocks are read at once.
 	dataChunk = 1 << 20
+
+	// maxScanBytes is how much of a log is read. The largest journal that mke2fs
+	// makes by itself is 1 GiB, and a log is shorter than its journal.
+	maxScanBytes = 16 << 30
 
 	// maxLookBeyond is how many blocks beyond the end of the log are looked at.
 	maxLookBeyond = 1 << 14
@@ -55,24 +61,37 @@ func newScan(j *Journal) *scan {
 		tid:   j.sequence,
 		v1Sum: ^uint32(0),
 		buf:   make([]byte, max(dataChunk/j.blockSize, 1)*j.blockSize),
+		left:  maxScanBytes,
 	}
 }
 
+// read fills p, whole blocks, from block on. It ends the scan when ctx does, or
+// when the log is longer than any is.
+func (s *scan) read(ctx context.Context, p []byte, block uint32) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("jbd2: reading the log: %w", err)
+	}
+	if s.left -= int64(len(p)); s.left < 0 {
+		return unsupportedf("more than %d bytes in the log", int64(maxScanBytes))
+	}
+	return s.j.readBlocks(p, block)
+}
+
 // run walks the log. Afterwards only what was committed is left in records and
-// revokes. An error is one of reading.
-func (s *scan) run() error {
+// revokes. An error is one of read.
+func (s *scan) run(ctx context.Context) error {
 	block := make([]byte, s.j.blockSize)
 	for more := true; more; {
 		if s.used >= s.j.last-s.j.first {
 			s.damage = corruptf("the log has no end")
 			break
 		}
-		if err := s.j.readBlocks(block, s.pos); err != nil {
+		if err := s.read(ctx, block, s.pos); err != nil {
 			return err
 		}
 		h, ok := parseHeader(block)
 		if !ok || h.tid != s.tid {
-			if err := s.checkEnd(); err != nil {
+			if err := s.checkEnd(ctx); err != nil {
 				return err
 			}
 			break
@@ -81,11 +100,11 @@ func (s *scan) run() error {
 		var err error
 		switch h.typ {
 		case typeDescriptor:
-			more, err = s.descriptor(block)
+			more, err = s.descriptor(ctx, block)
 		case typeRevoke:
 			s.revoke(block)
 		case typeCommit:
-			more, err = s.commit(block)
+			more, err = s.commit(ctx, block)
 		default:
 			more = false
 		}
@@ -114,7 +133,7 @@ func (j *Journal) wrap(block uint64) uint32 {
 
 // descriptor takes the data blocks that a descriptor block tells of. It
 // returns false at the end of the walk.
-func (s *scan) descriptor(block []byte) (more bool, err error) {
+func (s *scan) descriptor(ctx context.Context, block []byte) (more bool, err error) {
 	if !s.j.tailOK(block) && s.suspect == nil {
 		s.suspect = corruptf("transaction %d: descriptor block before block %d: wrong checksum", s.tid, s.pos)
 	}
@@ -130,18 +149,18 @@ func (s *scan) descriptor(block []byte) (more bool, err error) {
 		s.advance(uint32(len(tags)))
 		return true, nil
 	}
-	return true, s.data(tags)
+	return true, s.data(ctx, tags)
 }
 
 // data notes, and where there are checksums verifies, the blocks of the tags,
 // which follow in the log.
-func (s *scan) data(tags []tag) error {
+func (s *scan) data(ctx context.Context, tags []tag) error {
 	bs := s.j.blockSize
 	verify := s.j.checksummed() || s.j.v1
 	for len(tags) > 0 {
 		n := min(len(tags), len(s.buf)/bs, int(s.j.last-s.pos))
 		if verify {
-			if err := s.j.readBlocks(s.buf[:n*bs], s.pos); err != nil {
+			if err := s.read(ctx, s.buf[:n*bs], s.pos); err != nil {
 				return err
 			}
 		}
@@ -186,7 +205,7 @@ func (j *Journal) wrapBack(block uint32) uint32 {
 // A transaction with a wrong checksum is one of two things: damage, or what an
 // earlier lap around the ring, or an earlier journal in the same place, left
 // there. The commit time tells: time does not run backwards along a log.
-func (s *scan) commit(block []byte) (more bool, err error) {
+func (s *scan) commit(ctx context.Context, block []byte) (more bool, err error) {
 	seconds := binary.BigEndian.Uint64(block[commitSeconds:])
 	bad := s.suspect
 	if bad == nil && !s.j.commitOK(block, s.v1Sum) {
@@ -194,7 +213,7 @@ func (s *scan) commit(block []byte) (more bool, err error) {
 		// With asynchronous commits the commit block may reach the disk before
 		// the rest: a crash, unless the log goes on after it.
 		if s.j.incompat&incompatAsyncCommit != 0 {
-			follows, err := s.follows()
+			follows, err := s.follows(ctx)
 			if err != nil || !follows {
 				return false, err
 			}
@@ -214,9 +233,9 @@ func (s *scan) commit(block []byte) (more bool, err error) {
 }
 
 // follows says whether a block of the next transaction is at pos.
-func (s *scan) follows() (bool, error) {
+func (s *scan) follows(ctx context.Context) (bool, error) {
 	block := make([]byte, s.j.blockSize)
-	if err := s.j.readBlocks(block, s.pos); err != nil {
+	if err := s.read(ctx, block, s.pos); err != nil {
 		return false, err
 	}
 	h, ok := parseHeader(block)
@@ -232,7 +251,7 @@ func (s *scan) follows() (bool, error) {
 //
 // A transaction takes at most a quarter of the journal, and hardly ever as many
 // blocks as are looked at, so the next commit block is among them.
-func (s *scan) checkEnd() error {
+func (s *scan) checkEnd(ctx context.Context) error {
 	if !s.j.checksummed() {
 		return nil
 	}
@@ -244,7 +263,7 @@ func (s *scan) checkEnd() error {
 	left := min(s.j.end/4+1, maxLookBeyond, s.j.last-s.j.first-s.used)
 	for pos := s.pos; left > 0; {
 		n := min(uint32(len(s.buf)/bs), left, s.j.last-pos)
-		if err := s.j.readBlocks(s.buf[:int(n)*bs], pos); err != nil {
+		if err := s.read(ctx, s.buf[:int(n)*bs], pos); err != nil {
 			return err
 		}
 		for i := range int(n) {
