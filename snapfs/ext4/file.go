@@ -1,7 +1,9 @@
 package ext4
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 )
 
@@ -52,6 +54,50 @@ func (fl *File) ReadAt(p []byte, off int64) (int, error) {
 		done += int(n)
 	}
 	return done, eof
+}
+
+// extentPieceBytes is how long a range that is told by Extents gets by putting
+// pieces of the file together: enough for those who read it to do so in one go,
+// and not so much that who wants the next byte of data waits for the end of it.
+const extentPieceBytes = 1 << 20
+
+// Extents tells where [off, off+n), a range of the file, holds data: it covers it
+// in order with ranges of more than 0 bytes, and stops when yield returns false.
+// Holes, and what is allocated but was never written, are not data and read as
+// zeros. A range ends where a block does, or with [off, off+n).
+func (fl *File) Extents(ctx context.Context, off, n int64, yield func(lengthBytes int64, data bool) bool) error {
+	if off < 0 || n < 0 || off > fl.size-n {
+		return fmt.Errorf("ext4: extents of %d bytes at %d of %d: outside of the file", n, off, fl.size)
+	}
+	if fl.blocks == nil {
+		if n > 0 {
+			yield(n, true)
+		}
+		return nil
+	}
+	bs, end := fl.f.sb.blockSize, off+n
+	length, data := int64(0), false // of what is not told yet, and ends at off
+	for off < end {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("ext4: extents: %w", err)
+		}
+		r, err := fl.blocks.runAt(fileBlock(off / bs))
+		if err != nil {
+			return err
+		}
+		if length > 0 && (data != (r.start != 0) || length >= extentPieceBytes) {
+			if !yield(length, data) {
+				return nil
+			}
+			length = 0
+		}
+		piece := min(end-off, clampMul(r.count, bs)-off%bs)
+		length, data, off = length+piece, r.start != 0, off+piece
+	}
+	if length > 0 {
+		yield(length, data)
+	}
+	return nil
 }
 
 // clampMul is count blocks in bytes, or a number larger than any buffer.
