@@ -203,6 +203,38 @@ func TestReaderIsNotTrusted(t *testing.T) {
 	}
 }
 
+// oneList lists every directory with the same slice.
+type oneList struct {
+	tree.FileSystem
+	list []tree.DirEntry
+}
+
+func (o oneList) ReadDir(tree.Ino) ([]tree.DirEntry, error) { return o.list, nil }
+
+// TestListingIsNotCopied: a directory may be large, so that what the reader lists
+// is handed on as it is.
+func TestListingIsNotCopied(t *testing.T) {
+	src := imagetest.NewSource(t)
+	src.Add(t, "web", "a", extImage(t, map[string]string{"file": "content"}))
+	r := newRoot(t, src)
+	listed := []tree.DirEntry{{Name: "..", Ino: 12}, {Name: "a", Ino: 13}, {Name: "b", Ino: 14}}
+	r.SetReader("ext4", func(ctx context.Context, rd io.ReaderAt, n int64) (tree.FileSystem, error) {
+		f, err := ext4.Open(ctx, rd, n)
+		return oneList{f, listed}, err
+	})
+	dir, err := r.Walk(context.Background(), snapfs.RootIno, "web/a/fs", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := r.ReadDir(context.Background(), dir)
+	if len(entries) != 2 || entries[0].Name != "a" || entries[1].Name != "b" || !errors.Is(err, snapfs.ErrDamaged) {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	if &entries[0] != &listed[0] {
+		t.Error("it is another slice")
+	}
+}
+
 // TestDamagedFilesystem: a filesystem that its reader refuses is a README.
 func TestDamagedFilesystem(t *testing.T) {
 	path := extImage(t, map[string]string{"file": "content"})

@@ -88,7 +88,7 @@ func (v *volume) stat(ino tree.Ino) (tree.Attr, error) {
 // damaged.
 func (v *volume) readDir(ino tree.Ino) ([]tree.DirEntry, error) {
 	list, err := guard(v, func() ([]tree.DirEntry, error) { return v.fs.ReadDir(ino) })
-	entries := make([]tree.DirEntry, 0, len(list))
+	entries := list[:0] // a directory may be large: not twice
 	for _, e := range list {
 		if !fileName(e.Name) {
 			err = errors.Join(err, &Error{Object: v.area.object(), Class: ErrDamaged, Cause: errors.New("a directory holds a name that no file can have")})

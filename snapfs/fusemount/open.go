@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -90,9 +91,10 @@ func (b *browser) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 // openDir is an open directory: its listing when it was opened, so that a
 // place in it stays that place.
 type openDir struct {
-	entries []tree.DirEntry
-	err     error // told at the end of the listing
-	lazy    bool  // entries are described only when asked for
+	ino     tree.Ino
+	entries []tree.DirEntry // without "." and ".."
+	err     error           // told at the end of the listing
+	lazy    bool            // entries are described only when asked for
 }
 
 func (b *browser) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
@@ -101,33 +103,45 @@ func (b *browser) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	if err != nil && len(entries) == 0 {
 		return status(err)
 	}
-	all := append(make([]tree.DirEntry, 0, len(entries)+2),
-		tree.DirEntry{Name: ".", Ino: dir, Type: tree.Directory},
-		tree.DirEntry{Name: "..", Ino: fuse.FUSE_UNKNOWN_INO, Type: tree.Directory})
-	out.Fh = b.keep(&openDir{entries: append(all, entries...), err: err, lazy: b.root.Lazy(dir)})
+	out.Fh = b.keep(&openDir{ino: dir, entries: entries, err: err, lazy: b.root.Lazy(dir)})
 	if !b.root.Volatile(dir) {
 		out.OpenFlags = fuse.FOPEN_CACHE_DIR | fuse.FOPEN_KEEP_CACHE
 	}
 	return fuse.OK
 }
 
-// from is the part of the listing that begins at a place: the number of entries
-// before it.
-func (d *openDir) from(place uint64) []tree.DirEntry {
-	return d.entries[min(place, uint64(len(d.entries))):]
+// dots is how many places "." and ".." take.
+const dots = 2
+
+// from gives the part of the listing that begins at a place: the number of
+// entries before it. It comes with the place after each.
+func (d *openDir) from(place uint64) iter.Seq2[uint64, tree.DirEntry] {
+	return func(yield func(uint64, tree.DirEntry) bool) {
+		if place < 1 && !yield(1, tree.DirEntry{Name: ".", Ino: d.ino, Type: tree.Directory}) {
+			return
+		}
+		if place < dots && !yield(dots, tree.DirEntry{Name: "..", Ino: fuse.FUSE_UNKNOWN_INO, Type: tree.Directory}) {
+			return
+		}
+		for i := max(place, dots) - dots; i < uint64(len(d.entries)); i++ {
+			if !yield(i+dots+1, d.entries[i]) {
+				return
+			}
+		}
+	}
 }
 
 // end is what the reader of a listing is told at its end: that part of the
 // directory is damaged, after everything that could be read.
-func (d *openDir) end(rest []tree.DirEntry) fuse.Status {
-	if len(rest) == 0 {
+func (d *openDir) end(place uint64) fuse.Status {
+	if place >= uint64(len(d.entries))+dots {
 		return status(d.err)
 	}
 	return fuse.OK
 }
 
-func dirEntry(e tree.DirEntry, place uint64) fuse.DirEntry {
-	return fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: typeBits(e.Type), Off: place}
+func dirEntry(e tree.DirEntry, next uint64) fuse.DirEntry {
+	return fuse.DirEntry{Name: e.Name, Ino: uint64(e.Ino), Mode: typeBits(e.Type), Off: next}
 }
 
 func (b *browser) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
@@ -135,13 +149,12 @@ func (b *browser) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 	if !ok {
 		return fuse.EBADF
 	}
-	rest := d.from(in.Offset)
-	for i, e := range rest {
-		if !out.AddDirEntry(dirEntry(e, in.Offset+uint64(i)+1)) {
+	for next, e := range d.from(in.Offset) {
+		if !out.AddDirEntry(dirEntry(e, next)) {
 			break
 		}
 	}
-	return d.end(rest)
+	return d.end(in.Offset)
 }
 
 // ReadDirPlus lists a directory with the attributes of its files. Where those
@@ -151,9 +164,8 @@ func (b *browser) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 	if !ok {
 		return fuse.EBADF
 	}
-	rest := d.from(in.Offset)
-	for i, e := range rest {
-		entry := out.AddDirLookupEntry(dirEntry(e, in.Offset+uint64(i)+1))
+	for next, e := range d.from(in.Offset) {
+		entry := out.AddDirLookupEntry(dirEntry(e, next))
 		if entry == nil {
 			break
 		}
@@ -165,7 +177,7 @@ func (b *browser) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 			out.FixMode(entry.Mode)
 		}
 	}
-	return d.end(rest)
+	return d.end(in.Offset)
 }
 
 func (b *browser) ReleaseDir(in *fuse.ReleaseIn) { b.drop(in.Fh) }

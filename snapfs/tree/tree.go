@@ -62,8 +62,9 @@ type FileSystem interface {
 	Root() Ino
 	Stat(ino Ino) (Attr, error)
 	// ReadDir lists a directory without "." and "..", in the order of the
-	// image. If part of it is damaged it returns what could be read and an
-	// error.
+	// image. If part of it is damaged, or there are more names than it makes
+	// room for, it returns what could be read and an error. The caller may
+	// change what it gets.
 	ReadDir(ino Ino) ([]DirEntry, error)
 	// Lookup finds one name in a directory; fs.ErrNotExist if there is none.
 	Lookup(dir Ino, name string) (Ino, error)
