@@ -3,6 +3,7 @@ package ext4
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"slices"
 	"syscall"
@@ -16,14 +17,18 @@ var errFound = errors.New("found")
 // listing is what a directory holds. It does not change.
 type listing struct {
 	entries []tree.DirEntry
-	byName  map[string]tree.Ino
-	damage  error // what kept other entries from being listed
+	byName  map[string]tree.Ino // nil if there are too many to be kept
+	damage  error               // what kept other entries from being listed
 }
 
 // newListing makes a listing. twice is a name that occurs twice, if one does;
 // the first one counts.
 func newListing(entries []tree.DirEntry) (l *listing, twice string) {
-	l = &listing{entries: entries, byName: make(map[string]tree.Ino, len(entries))}
+	l = &listing{entries: entries}
+	if l.cost() > dirCacheEntries {
+		return l, nameTwice(entries)
+	}
+	l.byName = make(map[string]tree.Ino, len(entries))
 	for _, e := range entries {
 		if _, have := l.byName[e.Name]; have {
 			twice = e.Name
@@ -32,6 +37,50 @@ func newListing(entries []tree.DirEntry) (l *listing, twice string) {
 		l.byName[e.Name] = e.Ino
 	}
 	return l, twice
+}
+
+// cost is what the listing takes of the cache.
+func (l *listing) cost() int { return len(l.entries) + 1 }
+
+// find looks a name up; 0: it is not there.
+func (l *listing) find(name string) tree.Ino {
+	if l.byName != nil {
+		return l.byName[name]
+	}
+	if i := slices.IndexFunc(l.entries, func(e tree.DirEntry) bool { return e.Name == name }); i >= 0 {
+		return l.entries[i].Ino
+	}
+	return 0
+}
+
+// nameTwice finds a name that occurs twice, with 8 bytes of memory for each.
+func nameTwice(entries []tree.DirEntry) string {
+	seed := maphash.MakeSeed()
+	sums := make([]uint64, len(entries))
+	for i, e := range entries {
+		sums[i] = maphash.String(seed, e.Name)
+	}
+	slices.Sort(sums)
+	twice := sums[:0]
+	for i := 1; i < len(sums); i++ {
+		if sums[i] == sums[i-1] {
+			twice = append(twice, sums[i])
+		}
+	}
+	if len(twice) == 0 {
+		return ""
+	}
+	seen := make(map[string]bool)
+	for _, e := range entries {
+		if _, suspect := slices.BinarySearch(twice, maphash.String(seed, e.Name)); !suspect {
+			continue
+		}
+		if seen[e.Name] {
+			return e.Name
+		}
+		seen[e.Name] = true
+	}
+	return ""
 }
 
 // directory is the inode of a directory whose names can be read.
@@ -54,6 +103,9 @@ func (f *FS) ReadDir(ino tree.Ino) ([]tree.DirEntry, error) {
 	if l == nil {
 		return nil, err
 	}
+	if l.byName == nil { // not in the cache: it is the caller's
+		return l.entries, err
+	}
 	return slices.Clone(l.entries), err
 }
 
@@ -64,12 +116,12 @@ func (f *FS) Lookup(dir tree.Ino, name string) (tree.Ino, error) {
 		return 0, err
 	}
 	var ino tree.Ino
-	if in.size > maxListedDir && f.patches[in.ino] == nil {
+	if in.size > maxListedDir {
 		ino, err = f.scanFor(in, name)
 	} else {
 		var l *listing
 		if l, err = f.list(dir); l != nil {
-			ino = l.byName[name]
+			ino = l.find(name)
 		}
 	}
 	if ino != 0 { // whatever is damaged elsewhere
@@ -84,17 +136,18 @@ func (f *FS) Lookup(dir tree.Ino, name string) (tree.Ino, error) {
 // scanFor looks for name in a directory that is too large for the cache. It
 // returns 0 if it is not there.
 func (f *FS) scanFor(in *inode, name string) (ino tree.Ino, err error) {
+	p := f.patches[in.ino]
 	err = f.walkDir(in, func(e tree.DirEntry) error {
-		if e.Name != name {
+		if e.Name != name || p.isRemoved(e) {
 			return nil
 		}
 		ino = e.Ino
 		return errFound
 	})
 	if err == errFound {
-		err = nil
+		return ino, nil
 	}
-	return ino, err
+	return p.addedIno(name), err
 }
 
 // list gives what is in a directory, from the cache if it is there. With an
@@ -108,9 +161,11 @@ func (f *FS) list(ino tree.Ino) (*listing, error) {
 		return nil, err
 	}
 	var entries []tree.DirEntry
+	left := maxListingBytes
 	err = f.walkDir(in, func(e tree.DirEntry) error {
-		if len(entries) == maxDirEntries {
-			return unsupportedf("directory %d: more than %d names", ino, maxDirEntries)
+		if left -= dirEntryCost + len(e.Name); left < 0 {
+			return unsupportedf("directory %d: only its first %d names are listed, since more would take over %d bytes of memory; "+
+				"the others can be opened by name", ino, len(entries), maxListingBytes)
 		}
 		entries = append(entries, e)
 		return nil
@@ -126,7 +181,7 @@ func (f *FS) list(ino tree.Ino) (*listing, error) {
 	}
 	if err == nil || errors.Is(err, ErrCorrupt) { // an error of reading may pass
 		l.damage = err
-		f.listings.put(ino, l, len(entries)+1)
+		f.listings.put(ino, l, l.cost())
 	}
 	return l, err
 }

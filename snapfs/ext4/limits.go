@@ -3,8 +3,11 @@ package ext4
 // Bounds on what an image can make this package hold or do. All are far above
 // what a filesystem in use comes to.
 const (
-	// maxDirEntries is how many names of a directory are listed.
-	maxDirEntries = 1 << 24
+	// maxListingBytes is how much memory the names of a directory may take when
+	// it is listed: some three million. Each counts with dirEntryCost, no less
+	// than what a tree.DirEntry in a slice that grows comes to, and its length.
+	maxListingBytes = 256 << 20
+	dirEntryCost    = 64
 
 	// maxLaidOut is how many pieces a directory or a journal may be in.
 	maxLaidOut = 1 << 20

@@ -77,15 +77,35 @@ func (p *patch) removeName(name string, ino uint32) {
 	p.removed[removedName{name, tree.Ino(ino)}] = true
 }
 
+// isRemoved says whether entry e on disk is gone. There may be no patch.
+func (p *patch) isRemoved(e tree.DirEntry) bool {
+	return p != nil && p.removed[removedName{e.Name, e.Ino}]
+}
+
+// addedIno is the inode that name leads to if it is not on disk; 0 if to none.
+// There may be no patch.
+func (p *patch) addedIno(name string) tree.Ino {
+	if p == nil {
+		return 0
+	}
+	i, added := p.addedAt[name]
+	if !added {
+		return 0
+	}
+	return p.added[i].Ino
+}
+
 // applyNames changes what is on disk of a directory into what it is.
 func (p *patch) applyNames(entries []tree.DirEntry, typeOf func(tree.Ino) tree.Type) []tree.DirEntry {
 	if len(p.added) == 0 && len(p.removed) == 0 {
 		return entries
 	}
-	have := make(map[string]bool, len(entries))
+	have := make(map[string]bool, len(p.addedAt))
 	entries = slices.DeleteFunc(entries, func(e tree.DirEntry) bool {
-		gone := p.removed[removedName{e.Name, e.Ino}]
-		have[e.Name] = have[e.Name] || !gone
+		gone := p.isRemoved(e)
+		if _, added := p.addedAt[e.Name]; added && !gone {
+			have[e.Name] = true
+		}
 		return gone
 	})
 	for _, e := range p.added {
