@@ -38,8 +38,8 @@
 // state of the filesystem at the end of one transaction, always.
 //
 // Memory is in proportion to the blocks in the log, not to their content; the
-// log is read once, and its revoke blocks twice; no more than 16 GiB are read of
-// it.
+// log is read once, and its revoke blocks twice. A log of more than two million
+// blocks, or of which more than 16 GiB would have to be read, is refused.
 //
 // The package has no state of its own; a Journal may be used by several
 // goroutines at once if its reader may.

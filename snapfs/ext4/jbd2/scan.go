@@ -50,6 +50,9 @@ const (
 	// makes by itself is 1 GiB, and a log is shorter than its journal.
 	maxScanBytes = 16 << 30
 
+	// maxRecords is how many blocks a log may write: 8 GiB with blocks of 4 KiB.
+	maxRecords = 1 << 21
+
 	// maxLookBeyond is how many blocks beyond the end of the log are looked at.
 	maxLookBeyond = 1 << 14
 )
@@ -144,6 +147,9 @@ func (s *scan) descriptor(ctx context.Context, block []byte) (more bool, err err
 	if uint32(len(tags)) >= s.j.last-s.j.first-s.used {
 		s.damage = corruptf("transaction %d: longer than the log", s.tid)
 		return false, nil
+	}
+	if len(s.records) > maxRecords-len(tags) {
+		return false, unsupportedf("more than %d blocks in the log", maxRecords)
 	}
 	if s.suspect != nil { // nothing will come of it, but its commit block is wanted
 		s.advance(uint32(len(tags)))
