@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -138,7 +139,10 @@ func (a *app) checkConfig(file string) error {
 		err = c.Finish()
 	}
 	if err != nil {
-		return err
+		if _, statErr := os.Stat(file); statErr != nil {
+			return err // its own exit code: there is nothing to be wrong
+		}
+		return &Error{Code: ExitUsage, Err: err}
 	}
 	return a.show(view{
 		value: map[string]any{"file": file, "valid": true},
