@@ -53,7 +53,7 @@ func start(t *testing.T) *fixture {
 		Engine: f.engine, Version: "v1", Started: created, API: f.socket, PID: 42,
 		NBD: func() []wire.NBD {
 			return []wire.NBD{
-				{Network: "unix", Address: "/run/my rowan/nbd.sock"},
+				{Network: "unix", Address: "/run/my rowan/R&D+1 #?/nbd.sock"},
 				{Network: "tcp", Address: "[::]:10809", TLS: true},
 			}
 		},
@@ -187,7 +187,7 @@ func TestAnswersCarryAllThatTheEngineSays(t *testing.T) {
 	}
 	uris := func(export string) []string {
 		return []string{
-			"nbd+unix:///" + export + "?socket=/run/my%20rowan/nbd.sock",
+			"nbd+unix:///" + export + "?socket=/run/my%20rowan/R%26D%2B1%20%23%3F/nbd.sock",
 			"nbds://localhost:10809/" + export,
 		}
 	}

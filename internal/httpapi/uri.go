@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strings"
 
 	"github.com/rowan-storage/rowan/internal/httpapi/wire"
 )
@@ -19,13 +20,20 @@ func nbdURIs(addresses []wire.NBD, export string) []string {
 		}
 		if a.Network == "unix" {
 			u.Scheme += "+unix"
-			u.RawQuery = "socket=" + (&url.URL{Path: a.Address}).EscapedPath()
+			u.RawQuery = "socket=" + escapeQuery(a.Address)
 		} else {
 			u.Host = dialable(a.Address)
 		}
 		uris = append(uris, withAuthority(u))
 	}
 	return uris
+}
+
+// escapeQuery escapes a path for a query. Slashes may stand in one (RFC 3986,
+// section 3.4) and stay legible; a space becomes %20, since not all readers of
+// URIs take a plus for one.
+func escapeQuery(path string) string {
+	return strings.NewReplacer("%2F", "/", "+", "%20").Replace(url.QueryEscape(path))
 }
 
 // withAuthority writes u with the // that the form wants even without a host.
