@@ -133,9 +133,9 @@ func (a *app) lunResize() *cobra.Command {
 	var size string
 	cmd := &cobra.Command{
 		Use: "resize NAME --size SIZE", Short: "Make a LUN larger",
-		Long: "Make a LUN larger. A LUN never becomes smaller. Its clients are told of the new size\n" +
-			"where their protocol can; a filesystem on it has to be grown afterwards. A device made by\n" +
-			"rowan attach shows the new size when it has been detached and attached again.",
+		Long: "Make a LUN larger. A LUN never becomes smaller. Clients that have it open are not told:\n" +
+			"they see the new size when they connect anew, and a device made by rowan attach shows it\n" +
+			"when it has been detached and attached again. A filesystem on it has to be grown afterwards.",
 		Example: "  rowan lun resize web --size 20G",
 		Args:    wantArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
