@@ -88,3 +88,19 @@ func TestCPUTimeOfAProcess(t *testing.T) {
 		t.Errorf("before %v, after %v and %d rounds, %v", before, after, n, err)
 	}
 }
+
+func TestVersionsNameNoBuild(t *testing.T) {
+	for _, c := range [][2]string{
+		{plainVersion("nbdkit", "nbdkit 1.32.5 (nbdkit-1.32.5-1)\n"), "nbdkit 1.32.5"},
+		{plainVersion("qemu-nbd", "qemu-nbd 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nWritten by\n"), "qemu-nbd 7.2.22"},
+		{plainVersion("fio", "fio-3.33\n"), "fio 3.33"},
+		{plainVersion("fio", ""), "fio"},
+		{majorMinor("6.1.0-28-cloud-amd64"), "6.1"},
+		{majorMinor("6.18-rc1-name"), "6.18"},
+		{majorMinor("odd"), "odd"},
+	} {
+		if c[0] != c[1] {
+			t.Errorf("got %q, want %q", c[0], c[1])
+		}
+	}
+}

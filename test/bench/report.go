@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -129,8 +130,19 @@ func facts(dir string) string {
 		release = append(release, byte(c))
 	}
 	return fmt.Sprintf("%d cores (%s), %s of memory, Linux %s, %s; %s, %s, %s, %s. The client runs on the same cores; everything fits the page cache.",
-		runtime.NumCPU(), processor(), memory(), release, filesystem(dir), runtime.Version(),
+		runtime.NumCPU(), processor(), memory(), majorMinor(string(release)), filesystem(dir), runtime.Version(),
 		version("nbdkit", "--version"), version("qemu-nbd", "--version"), version("fio", "--version"))
+}
+
+// majorMinor is the part of a kernel's release that says which kernel it is, and
+// not who built it.
+func majorMinor(release string) string {
+	parts := strings.SplitN(release, ".", 3)
+	if len(parts) < 2 {
+		return release
+	}
+	minor, _, _ := strings.Cut(parts[1], "-")
+	return parts[0] + "." + minor
 }
 
 // processor is the model name that the kernel reports.
@@ -162,14 +174,22 @@ func filesystem(dir string) string {
 	return lines[len(lines)-1]
 }
 
-// version is the first line of what a program says of itself.
+// version is a program's name and the version that it says it has.
 func version(name string, args ...string) string {
 	out, err := exec.Command(name, args...).Output()
 	if err != nil {
 		return name
 	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return line
+	return plainVersion(name, string(out))
+}
+
+var versionNumber = regexp.MustCompile(`[0-9]+(\.[0-9]+)+`)
+
+// plainVersion is a name and the first number in what a program says of itself,
+// without what distributions add to it.
+func plainVersion(name, said string) string {
+	line, _, _ := strings.Cut(said, "\n")
+	return strings.TrimSpace(name + " " + versionNumber.FindString(line))
 }
 
 // The table stands between these lines of the page.
