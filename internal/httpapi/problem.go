@@ -3,7 +3,9 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -36,10 +38,41 @@ func problemOf(err error) *wire.Problem {
 		{context.Canceled, wire.Stopping, http.StatusServiceUnavailable},
 	} {
 		if errors.Is(err, c.class) {
-			return problem(c.status, c.code, err.Error())
+			return problem(c.status, c.code, detailOf(err))
 		}
 	}
 	return problem(http.StatusInternalServerError, wire.Internal, err.Error())
+}
+
+// detailOf says what happened in a sentence for people, where the engine's words
+// are none.
+func detailOf(err error) string {
+	var e *blockdev.Error
+	if !errors.As(err, &e) || err != error(e) {
+		return err.Error()
+	}
+	switch e.Class {
+	case blockdev.ErrNoSpace:
+		// Which file the engine was writing to, the cause, tells only its
+		// developers something.
+		what := "there is no space left in the pool"
+		if e.Detail != "" {
+			what += ": " + e.Detail
+		}
+		if kind, _, named := strings.Cut(e.Object, " "); named && (kind == "LUN" || kind == "snapshot") {
+			return e.Object + ": " + what
+		}
+		return what
+	case blockdev.ErrInvalid:
+		if e.Detail == "" {
+			break
+		}
+		if i := strings.LastIndex(e.Detail, ": "); i > 0 && (e.Object == "size" || e.Object == "name") {
+			return fmt.Sprintf("the %s %s is not possible: %s", e.Object, e.Detail[:i], e.Detail[i+2:])
+		}
+		return e.Object + ": " + e.Detail
+	}
+	return err.Error()
 }
 
 func problem(status int, code wire.Code, detail string) *wire.Problem {

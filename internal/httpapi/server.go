@@ -146,7 +146,11 @@ func handle[I, O any](s *Server, op huma.Operation, f func(context.Context, *I) 
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := f(ctx, in)
 		if err != nil {
-			return nil, problemOf(err)
+			p := problemOf(err)
+			if p.Code == wire.NoSpace {
+				s.log.Warn("no space left", "operation", op.OperationID, "err", err) // of which the client is told less
+			}
+			return nil, p
 		}
 		return out, nil
 	})
