@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -164,6 +165,31 @@ func TestHugeBodyIsNotRead(t *testing.T) {
 		var n int
 		n, err = c.Write(chunk)
 		sent += n
+	}
+}
+
+// TestBodyThatIsCutOff: that is the client's doing.
+func TestBodyThatIsCutOff(t *testing.T) {
+	f := start(t)
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: f.socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("POST /v1/luns HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var p wire.Problem
+	if err := json.NewDecoder(res.Body).Decode(&p); err != nil || res.StatusCode != http.StatusBadRequest || p.Code != wire.Invalid {
+		t.Errorf("status %d, problem %+v (%v), want 400 and %s", res.StatusCode, p, err, wire.Invalid)
 	}
 }
 

@@ -1,10 +1,14 @@
 package httpapi
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
 	"mime"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"time"
 
@@ -54,7 +58,7 @@ func (s *Server) wrap(mux *http.ServeMux) http.Handler {
 			writeProblem(a, problem(http.StatusServiceUnavailable, wire.Busy, "too many requests at once, try again"))
 			return
 		}
-		if !setContentType(a, r) {
+		if !setContentType(a, r) || !readBody(a, r) {
 			return
 		}
 		route(mux, a, r)
@@ -74,6 +78,30 @@ func setContentType(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	r.Header.Set("Content-Type", kind)
+	return true
+}
+
+// readBody reads the body of a request, up to what is more than any operation
+// takes. huma would call one that is cut off an error of the server, and leave
+// the deadline on the connection, where it ends whatever takes longer.
+func readBody(w http.ResponseWriter, r *http.Request) bool {
+	if r.Body == nil || r.Body == http.NoBody {
+		return true
+	}
+	control := http.NewResponseController(w)
+	// Not every ResponseWriter has deadlines; those of sockets do.
+	_ = control.SetReadDeadline(time.Now().Add(bodyReadTimeout))
+	data, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes))
+	_ = control.SetReadDeadline(time.Time{})
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		writeProblem(w, problem(http.StatusRequestTimeout, wire.Invalid, "the body of the request did not come in time"))
+		return false
+	case err != nil:
+		writeProblem(w, problem(http.StatusBadRequest, wire.Invalid, "the body of the request was cut off"))
+		return false
+	}
+	r.Body = io.NopCloser(bytes.NewReader(data))
 	return true
 }
 

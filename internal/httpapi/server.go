@@ -131,7 +131,7 @@ func (s *Server) OpenAPI() ([]byte, error) {
 func handle[I, O any](s *Server, op huma.Operation, f func(context.Context, *I) (*O, error)) {
 	op.Path = wire.Prefix + op.Path
 	op.MaxBodyBytes = maxBodyBytes
-	op.BodyReadTimeout = bodyReadTimeout
+	op.BodyReadTimeout = -1 // the body has been read, see readBody
 	schemas := s.api.OpenAPI().Components.Schemas
 	problemSchema := schemas.Schema(problemType, true, "Problem")
 	op.Responses = map[string]*huma.Response{"default": {
