@@ -193,6 +193,25 @@ func TestBodyThatIsCutOff(t *testing.T) {
 	}
 }
 
+// TestShutdownEndsSilentConnections: who has not asked for anything is not
+// waited for.
+func TestShutdownEndsSilentConnections(t *testing.T) {
+	f := start(t)
+	c, err := net.Dial("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := f.client.Status(context.Background()); err != nil { // accepted after c
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	if err := f.server.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	c := client.New(t.TempDir() + "/none.sock")
 	_, err := c.Status(context.Background())

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -49,11 +50,15 @@ type Server struct {
 	slots chan struct{} // one per request being served
 	http  *http.Server
 	api   huma.API
+
+	mu       sync.Mutex
+	silent   map[net.Conn]bool // connections that have not said anything yet
+	stopping bool
 }
 
 // New makes a server; Serve starts it.
 func New(o Options) *Server {
-	s := &Server{opts: o, log: o.Logger, slots: make(chan struct{}, maxRequests)}
+	s := &Server{opts: o, log: o.Logger, slots: make(chan struct{}, maxRequests), silent: map[net.Conn]bool{}}
 	mux := http.NewServeMux()
 	s.api = humago.New(mux, huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -92,6 +97,7 @@ func New(o Options) *Server {
 			}
 			return withUser(ctx, c)
 		},
+		ConnState: s.noteState,
 	}
 	return s
 }
@@ -105,9 +111,33 @@ func (s *Server) Serve(l net.Listener) error {
 	return fmt.Errorf("httpapi: %w", err)
 }
 
-// Shutdown closes the listener and waits for the requests being served. When
-// ctx ends first it closes their connections and returns an error.
+// noteState keeps track of the connections that have not said anything yet, and
+// closes those that come while the server stops.
+func (s *Server) noteState(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state != http.StateNew {
+		delete(s.silent, c)
+		return
+	}
+	if s.stopping {
+		c.Close()
+		return
+	}
+	s.silent[c] = true
+}
+
+// Shutdown closes the listener and all connections without a request, and waits
+// for the requests being served. When ctx ends first it closes their
+// connections and returns an error.
 func (s *Server) Shutdown(ctx context.Context) error {
+	// net/http would wait five seconds for those that have not said anything.
+	s.mu.Lock()
+	s.stopping = true
+	for c := range s.silent {
+		c.Close()
+	}
+	s.mu.Unlock()
 	if err := s.http.Shutdown(ctx); err != nil {
 		return errors.Join(fmt.Errorf("httpapi: requests were cut off: %w", err), s.http.Close())
 	}
