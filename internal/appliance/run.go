@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -49,6 +50,9 @@ func Run(ctx context.Context, c config.Config, version string, log *slog.Logger)
 		NBD: func() []wire.NBD { return d.addresses }, Logger: log,
 	})
 	serveErr := d.serve(ctx, started)
+	if errors.Is(serveErr, errStuck) {
+		return serveErr // the pool cannot be closed under requests
+	}
 	if err := pool.Close(); err != nil {
 		return errors.Join(serveErr, fmt.Errorf("appliance: closing the pool: %w", err))
 	}
@@ -140,22 +144,41 @@ func (d *daemon) logReady(started time.Time) {
 	d.log.Info("ready", "api", d.config.API, "nbd", served, "took", time.Since(started).Round(time.Millisecond))
 }
 
+// errStuck says that requests do not end though they were cancelled, such as
+// those that wait for a disk that does not answer.
+var errStuck = errors.New("appliance: NBD requests do not end: the pool is left as a killed daemon leaves it")
+
+// cancelTime is how long requests that were cut off have to end.
+const cancelTime = 2 * time.Second
+
 // stop lets the requests in flight end, within a bound. Cutting off those that
 // have not ended is part of stopping and no failure: nobody was told that they
 // were done.
 func (d *daemon) stop(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, d.config.StopTimeout)
+	limited, cancel := context.WithTimeout(ctx, d.config.StopTimeout)
 	defer cancel()
-	// The API first: what it started may still use the pool, but nothing new
-	// may begin.
-	if err := d.api.Shutdown(ctx); err != nil {
-		d.log.Warn("API requests were cut off", "err", err)
+	var both sync.WaitGroup
+	both.Go(func() {
+		if err := d.api.Shutdown(limited); err != nil {
+			d.log.Warn("API requests were cut off", "err", err)
+		}
+	})
+	both.Go(func() {
+		if err := d.nbd.Shutdown(limited); err != nil {
+			d.log.Warn("NBD requests were cut off", "err", err)
+		}
+	})
+	both.Wait()
+	ended := make(chan error, 1)
+	// Not waited for if it is stuck: the process is about to end.
+	go func() { ended <- d.nbd.Close() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("appliance: stopping NBD: %w", err)
+		}
+		return nil
+	case <-time.After(cancelTime):
+		return errStuck
 	}
-	if err := d.nbd.Shutdown(ctx); err != nil {
-		d.log.Warn("NBD requests were cut off", "err", err)
-	}
-	if err := d.nbd.Close(); err != nil {
-		return fmt.Errorf("appliance: stopping NBD: %w", err)
-	}
-	return nil
 }

@@ -293,6 +293,44 @@ func TestStopIsBounded(t *testing.T) {
 	}
 }
 
+// TestStopEndsAllAtOnce has one client stop the API from stopping, and one that
+// is connected and idle: NBD clients are let go meanwhile.
+func TestStopEndsAllAtOnce(t *testing.T) {
+	ctx := context.Background()
+	d := start(t, configIn(t, shortDir(t)))
+	if _, err := d.client.CreateLUN(ctx, "web", 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	c, err := nbd.Dial(ctx, "unix", d.config.NBD[0].Addr, nbd.ClientOptions{Export: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	half, err := net.Dial("unix", d.config.API)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer half.Close()
+	if _, err := half.Write([]byte("POST /v1/luns HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.client.Status(ctx); err != nil {
+		t.Fatal(err)
+	}
+	d.stop()
+	begin := time.Now()
+	for err = nil; err == nil; {
+		_, err = c.ReadAt(make([]byte, 512), 0)
+	}
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("the NBD client was let go after %v", took)
+	}
+	half.Close()
+	if err := d.end(); err != nil {
+		t.Errorf("stopping: %v", err)
+	}
+}
+
 func TestExports(t *testing.T) {
 	ctx := context.Background()
 	d := start(t, configIn(t, shortDir(t)))
