@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,6 +41,7 @@ func TestMain(m *testing.M) {
 //	code N PROGRAM ARG…     runs a program that must end with the exit code N
 //	daemon start [FLAG…]    starts rowand on $WORK/pool and $ROWAN_API
 //	daemon stop             ends it by SIGTERM; it must succeed
+//	daemon hangup           ends it by SIGHUP; it must succeed
 //	daemon kill             ends it by SIGKILL
 //	write EXPORT OFFSET LENGTH BYTE    writes to an export
 //	discard EXPORT OFFSET LENGTH
@@ -154,8 +156,12 @@ func daemonCommand(ts *testscript.TestScript, neg bool, args []string) {
 	switch args[0] {
 	case "start":
 		ts.Check(s.start(ts, args[1:]))
-	case "stop":
-		ts.Check(s.daemon.Process.Signal(syscall.SIGTERM))
+	case "stop", "hangup":
+		signal := syscall.SIGTERM
+		if args[0] == "hangup" {
+			signal = syscall.SIGHUP
+		}
+		ts.Check(s.daemon.Process.Signal(signal))
 		err := s.daemon.Wait()
 		s.daemon = nil
 		ts.Check(err)
@@ -178,7 +184,12 @@ func (s *state) start(ts *testscript.TestScript, flags []string) error {
 	cmd := exec.Command("rowand", args...)
 	cmd.Dir, cmd.Stderr = s.work, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	// A test that nohup started ignores SIGHUP, and the daemon would too.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	err = cmd.Start()
+	signal.Stop(hangup)
+	if err != nil {
 		return err
 	}
 	s.daemon = cmd

@@ -156,11 +156,16 @@ func run(c config.Config, stderr io.Writer, version string) error {
 	signals := make(chan os.Signal, 2)
 	// Never undone: a second signal must not kill a process about to exit.
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	go func() {
 		s := <-signals
 		log.Info("stopping", "signal", s.String())
 		cancel()
-		s = <-signals
+		// A terminal that is closed may send several of these.
+		for s = <-signals; s == syscall.SIGHUP; s = <-signals {
+		}
 		log.Warn("stopping at once", "signal", s.String())
 		os.Exit(exitFailed)
 	}()
