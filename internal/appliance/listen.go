@@ -10,11 +10,16 @@ import (
 	"path/filepath"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/rowan-storage/rowan/internal/lockfile"
 )
 
 // socketMode lets the owner and the group connect.
 const socketMode = 0o660
+
+// lockSuffix makes the name of a socket's lock of that of the socket.
+const lockSuffix = ".lock"
 
 // unixListener is a listening unix socket and the lock that guards its path.
 type unixListener struct {
@@ -22,6 +27,23 @@ type unixListener struct {
 	path string
 	lock *lockfile.Lock
 	once sync.Once
+}
+
+// makeDirectory makes the directory for a socket if only that is missing: /run
+// is empty after every start of the machine.
+func makeDirectory(path string) error {
+	dir := filepath.Dir(path)
+	switch err := os.Mkdir(dir, 0o755); {
+	case errors.Is(err, fs.ErrExist), errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return nil // listenUnix says what is wrong, if anything is
+	case err != nil:
+		return fmt.Errorf("appliance: making the directory for the socket %s: %w", filepath.Base(path), err)
+	}
+	// The daemon's umask takes away what everybody needs to reach the socket.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return fmt.Errorf("appliance: %w", err)
+	}
+	return nil
 }
 
 // listenUnix makes a socket at path. It replaces one that nobody serves any
@@ -44,7 +66,7 @@ func listenUnix(path string) (net.Listener, error) {
 
 // lockSocket takes the lock of a socket's path.
 func lockSocket(path string) (*lockfile.Lock, error) {
-	lock, err := lockfile.Try(path + ".lock")
+	lock, err := lockfile.Try(path + lockSuffix)
 	if errors.Is(err, lockfile.ErrHeld) {
 		return nil, fmt.Errorf("appliance: the socket %s is in use by another daemon", path)
 	}

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,6 +44,7 @@ func Run(ctx context.Context, c config.Config, version string, log *slog.Logger)
 		if errors.Is(err, blockdev.ErrInUse) {
 			err = fmt.Errorf("%w: %w", ErrPoolInUse, err)
 		}
+		err = d.explainPool(err)
 		return errors.Join(err, d.closeListeners())
 	}
 	d.nbd = nbd.NewServer(nbd.Config{Exports: exports{pool}, Logger: log})
@@ -60,6 +63,43 @@ func Run(ctx context.Context, c config.Config, version string, log *slog.Logger)
 	return serveErr
 }
 
+// namedFiles is how many files in the place of a pool are named.
+const namedFiles = 3
+
+// explainPool says what is in a directory that is no pool and cannot become
+// one.
+func (d *daemon) explainPool(err error) error {
+	dir := d.config.Pool
+	var e *blockdev.Error
+	if !errors.As(err, &e) || e.Object != "pool "+dir || !errors.Is(err, blockdev.ErrInvalid) {
+		return err
+	}
+	ours := map[string]bool{}
+	for _, l := range append([]net.Listener{d.apiListener}, d.nbdListeners...) {
+		if path := l.Addr().String(); l.Addr().Network() == "unix" {
+			ours[path], ours[path+lockSuffix] = true, true
+		}
+	}
+	entries, readErr := os.ReadDir(dir)
+	var names []string
+	for _, f := range entries {
+		if !ours[filepath.Join(dir, f.Name())] {
+			names = append(names, f.Name())
+		}
+	}
+	switch {
+	case readErr != nil || len(entries) == 0:
+		return err
+	case len(names) == 0:
+		return fmt.Errorf("appliance: the sockets of the daemon lie in %s, which is to become a pool and has to be empty: "+
+			"choose another directory for them, or for the pool: %w", dir, e.Class)
+	case len(names) > namedFiles:
+		names = append(names[:namedFiles], fmt.Sprintf("%d more", len(names)-namedFiles))
+	}
+	return fmt.Errorf("appliance: %s is no pool and not empty, it holds %s: choose another directory: %w",
+		dir, strings.Join(names, ", "), e.Class)
+}
+
 // daemon is what serves one pool.
 type daemon struct {
 	config config.Config
@@ -76,6 +116,9 @@ type daemon struct {
 
 // listen opens all listeners. After an error some may be open.
 func (d *daemon) listen(ctx context.Context) error {
+	if err := makeDirectory(d.config.API); err != nil {
+		return err
+	}
 	var err error
 	if d.apiListener, err = listenUnix(d.config.API); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -218,7 +219,7 @@ func TestPathsThatCannotServe(t *testing.T) {
 	for _, c := range []struct {
 		name, api, nbd, want string
 	}{
-		{"no directory", dir + "/none/api.sock", "", "the directory " + dir + "/none for the socket api.sock does not exist"},
+		{"no directory", dir + "/none/none/api.sock", "", "the directory " + dir + "/none/none for the socket api.sock does not exist"},
 		{"directory is a file", file + "/api.sock", "", "does not exist"},
 		{"file in the way", file, "", file + " exists and is not a socket"},
 		{"directory in the way", dir, "", dir + " exists and is not a socket"},
@@ -328,6 +329,46 @@ func TestStopEndsAllAtOnce(t *testing.T) {
 	half.Close()
 	if err := d.end(); err != nil {
 		t.Errorf("stopping: %v", err)
+	}
+}
+
+// TestDirectoryOfTheSocketIsMade, as /run/rowan is missing on a fresh machine.
+func TestDirectoryOfTheSocketIsMade(t *testing.T) {
+	old := syscall.Umask(0o077) // as the daemon has it
+	defer syscall.Umask(old)
+	dir := shortDir(t)
+	c := configIn(t, dir)
+	c.API = filepath.Join(dir, "run", "api.sock")
+	d := start(t, c)
+	if _, err := d.client.Status(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "run")); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the directory: %v, %v", info, err)
+	}
+}
+
+func TestPlaceOfThePoolIsTaken(t *testing.T) {
+	dir := shortDir(t)
+	c := configIn(t, dir)
+	c.Pool = dir
+	run := func() string {
+		err := appliance.Run(context.Background(), c, "", slog.New(slog.DiscardHandler))
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	if got := run(); !strings.Contains(got, "the sockets of the daemon lie in "+dir) {
+		t.Errorf("with the sockets in it: %s", got)
+	}
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := run(); !strings.Contains(got, "it holds a, b, c, 2 more") {
+		t.Errorf("with files in it: %s", got)
 	}
 }
 
