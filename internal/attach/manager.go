@@ -150,8 +150,10 @@ func (m *Manager) Find(name string) ([]Record, error) {
 // A device that is in use stays: the error is an *InUseError or a
 // *RefusedError.
 func (m *Manager) Detach(ctx context.Context, name string) ([]Record, error) {
-	if _, err := os.Lstat(m.Dir); err != nil {
+	if _, err := os.Lstat(m.Dir); errors.Is(err, os.ErrNotExist) {
 		return nil, &NotAttachedError{name}
+	} else if err != nil {
+		return nil, fmt.Errorf("attach: %w", err)
 	}
 	unlock, err := m.lock(ctx)
 	if err != nil {

@@ -123,15 +123,27 @@ func attachError(err error) error {
 	case errors.As(err, &failed):
 		return &Error{Code: failed.Code, Err: err}
 	case errors.Is(err, os.ErrPermission):
-		return &Error{Code: ExitNotAllowed, Err: err}
+		return &Error{Code: ExitNotAllowed, Err: err, Hint: asRoot}
 	}
 	return err
+}
+
+const asRoot = "Run it as root, for example with sudo."
+
+// recordsError is attachError for what reads the records of what is attached.
+// Which file another user than root may not read is of no use to them.
+func recordsError(err error) error {
+	if isRoot() || !errors.Is(err, os.ErrPermission) {
+		return attachError(err)
+	}
+	return &Error{Code: ExitNotAllowed, Hint: asRoot,
+		Err: errors.New("devices are attached by root, and only root may see and detach them")}
 }
 
 func (a *app) listAttached() error {
 	records, err := a.manager().List()
 	if err != nil {
-		return err
+		return recordsError(err)
 	}
 	v := view{
 		value: append([]attach.Record{}, records...),
@@ -174,7 +186,7 @@ func (a *app) detachCommand() *cobra.Command {
 			records, err := a.manager().Detach(cmd.Context(), name)
 			stop()
 			if len(records) == 0 && err != nil {
-				return attachError(err)
+				return recordsError(err)
 			}
 			v := view{value: records}
 			var said []string

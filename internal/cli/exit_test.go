@@ -47,7 +47,7 @@ func TestExitCodes(t *testing.T) {
 		{attachError(&attach.InUseError{Device: "/dev/loop1"}), 11, "Unmount it"},
 		{attachError(&attach.RefusedError{Reason: "busy"}), 11, "Unmount it"},
 		{attachError(&background.Error{Text: "no", Code: 12}), 12, ""},
-		{attachError(fmt.Errorf("x: %w", fs.ErrPermission)), 12, ""},
+		{attachError(fmt.Errorf("x: %w", fs.ErrPermission)), 12, "as root"},
 		{fmt.Errorf("x: %w", fs.ErrNotExist), 10, ""},
 		{fmt.Errorf("x: %w", syscall.EBUSY), 11, ""},
 		{context.Canceled, 1, ""},

@@ -84,7 +84,7 @@ func haveDevices() (bool, error) {
 			missing = dev
 		}
 	}
-	for _, program := range []string{"mkfs.ext4", "mount", "umount", "losetup"} {
+	for _, program := range []string{"mkfs.ext4", "mount", "umount", "losetup", "setpriv"} {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = program
 		}
