@@ -25,7 +25,7 @@ const retryEvery = time.Second
 type image struct {
 	object    string // for errors: "web@monday"
 	sizeBytes int64
-	timeout   time.Duration // of opening
+	timeout   time.Duration // of opening, and of a read
 	// open opens and verifies the image.
 	open   func(ctx context.Context) (Image, error)
 	flight singleflight.Group
@@ -44,6 +44,7 @@ type connection struct {
 	Image
 	users  int
 	doomed bool // to be closed by the last user
+	once   sync.Once
 }
 
 // ReadAt reads the image. Errors of the source come as ErrUnreachable or
@@ -77,16 +78,35 @@ func (im *image) readFull(p []byte, off int64) (int, error) {
 		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		if attempt > 0 || errors.Is(err, syscall.ESTALE) || !im.mayRetry() {
+		if attempt > 0 || errors.Is(err, syscall.ESTALE) || errors.Is(err, errLate) || !im.mayRetry() {
 			return 0, im.failure(err)
 		}
 	}
 }
 
+// errLate says that a read got no answer in time.
+var errLate = errors.New("there was no answer in time")
+
 // readOnce reads p over a connection and gives that back.
 func (im *image) readOnce(c *connection, p []byte, off int64) (n int, err error) {
 	defer func() { im.release(c, n == len(p)) }()
-	return c.ReadAt(p, off)
+	late := time.AfterFunc(im.timeout, func() { im.breakOff(c) })
+	n, err = c.ReadAt(p, off)
+	if !late.Stop() && err != nil {
+		err = fmt.Errorf("%w (%v): %w", errLate, im.timeout, err)
+	}
+	return n, err
+}
+
+// breakOff closes a connection under those who use it: their reads fail.
+func (im *image) breakOff(c *connection) {
+	im.mu.Lock()
+	c.doomed = true
+	if im.current == c {
+		im.current = nil
+	}
+	im.mu.Unlock()
+	closeConnection(c)
 }
 
 func (im *image) mayRetry() bool {
@@ -115,7 +135,14 @@ func (im *image) Extents(ctx context.Context, off, n int64, yield func(int64, bo
 		yield(n, true)
 		return nil
 	}
-	err = x.Extents(ctx, off, n, yield)
+	// What yield takes does not count.
+	late := time.AfterFunc(im.timeout, func() { im.breakOff(c) })
+	err = x.Extents(ctx, off, n, func(length int64, data bool) bool {
+		late.Stop()
+		defer late.Reset(im.timeout)
+		return yield(length, data)
+	})
+	late.Stop()
 	im.release(c, err == nil)
 	if err != nil {
 		return im.failure(err)
@@ -162,9 +189,22 @@ func (im *image) acquire(ctx context.Context) (*connection, error) {
 			return c, nil
 		}
 		im.mu.Unlock()
-		if _, err, _ := im.flight.Do("", func() (any, error) { return nil, im.connect(ctx) }); err != nil {
+		if err := share(ctx, &im.flight, "", func() error { return im.connect(ctx) }); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// share has f run once for all who ask for the same at the same time, and waits
+// for its end, or for that of ctx. f goes on without those who do not wait any
+// more, and has bounds of its own.
+func share(ctx context.Context, flight *singleflight.Group, key string, f func() error) error {
+	done := flight.DoChan(key, func() (any, error) { return nil, f() })
+	select {
+	case r := <-done:
+		return r.Err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -242,16 +282,15 @@ func (im *image) retire() {
 	closeConnection(c)
 }
 
-// shut closes the image for good, also under those who use it: their reads fail
-// when the connection does.
+// shut closes the image for good, also under those who use it: their reads
+// fail.
 func (im *image) shut() {
 	im.mu.Lock()
 	im.closed = true
 	c := im.current
 	im.current = nil
-	if c != nil && c.users > 0 {
+	if c != nil {
 		c.doomed = true
-		c = nil
 	}
 	im.mu.Unlock()
 	closeConnection(c)
@@ -261,7 +300,7 @@ func (im *image) shut() {
 // error of Close.
 func closeConnection(c *connection) {
 	if c != nil {
-		_ = c.Close()
+		c.once.Do(func() { _ = c.Close() })
 	}
 }
 

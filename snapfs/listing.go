@@ -79,17 +79,16 @@ func (r *Root) listLUNs(ctx context.Context) error {
 	if fresh {
 		return nil
 	}
-	_, err, _ := r.flight.Do("luns", func() (any, error) {
+	return share(ctx, &r.flight, "luns", func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.opts.SourceTimeout)
 		defer cancel()
 		names, err := r.src.LUNs(ctx)
 		if err != nil {
-			return nil, &Error{Object: "the list of LUNs", Class: ErrUnreachable, Cause: err}
+			return &Error{Object: "the list of LUNs", Class: ErrUnreachable, Cause: err}
 		}
 		r.setLUNs(names)
-		return nil, nil
+		return nil
 	})
-	return err
 }
 
 // setLUNs makes names the list of LUNs: those that were known stay.
@@ -181,11 +180,10 @@ func (d *lunDir) list(ctx context.Context) error {
 	if fresh {
 		return nil
 	}
-	_, err, _ := d.root.flight.Do("snapshots of "+d.name, func() (any, error) {
+	return share(ctx, &d.root.flight, "snapshots of "+d.name, func() error {
 		_, err := d.refresh(ctx)
-		return nil, err
+		return err
 	})
-	return err
 }
 
 // refresh reads the list of snapshots now.

@@ -32,7 +32,8 @@ type Options struct {
 	// VolumeIdle is after how long an opened filesystem that nobody looks at
 	// is forgotten.
 	VolumeIdle time.Duration
-	// SourceTimeout bounds a call of the Source.
+	// SourceTimeout bounds a call of the Source, and a read of an Image: one
+	// that takes longer closes the Image.
 	SourceTimeout time.Duration
 }
 

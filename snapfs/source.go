@@ -20,7 +20,7 @@ type Source interface {
 
 // Image is the content of a snapshot, which never changes. Its methods are safe
 // for concurrent use. An Image of which a read has failed is closed and opened
-// anew.
+// anew. Close ends the calls that are under way, which fail.
 type Image interface {
 	io.ReaderAt
 	io.Closer
