@@ -33,9 +33,12 @@ type Env struct {
 	Stderr  io.Writer
 	Getenv  func(string) string
 	Version string
-	// Interrupt carries SIGINT and SIGTERM. They end the context of a command
-	// that has nothing better to do with them.
+	// Interrupt carries SIGINT and SIGTERM. The first ends the context of a
+	// command that has nothing better to do with it.
 	Interrupt <-chan os.Signal
+	// Release, if not nil, is called when the first signal has ended the
+	// context: further ones are to kill the process.
+	Release func()
 }
 
 // app is one run of the program.
@@ -64,6 +67,7 @@ func Main(args []string, version string) int {
 	return Run(context.Background(), Env{
 		Args: args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Version: version, Interrupt: signals,
+		Release: func() { signal.Stop(signals) },
 	})
 }
 
@@ -86,6 +90,9 @@ func Run(ctx context.Context, env Env) int {
 	if err == nil {
 		return ExitDone
 	}
+	if ctx.Err() != nil && !errors.Is(err, context.Canceled) {
+		err = ctx.Err() // what failed did so because of that
+	}
 	if !a.started && !errors.As(err, new(*Error)) {
 		// What cobra itself says of the arguments.
 		err = &Error{Code: ExitUsage, Err: err}
@@ -104,6 +111,9 @@ func (a *app) watchSignals(ctx context.Context) {
 		}
 		if !a.wantsInterrupts.Load() {
 			a.cancel()
+			if a.env.Release != nil {
+				a.env.Release()
+			}
 			return
 		}
 		select {

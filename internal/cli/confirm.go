@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,12 +35,16 @@ func (a *app) check(c care) error {
 
 // confirm asks for name to be typed back. what says in a sentence what is about
 // to happen. It returns nil only if the answer was name or --yes was given.
-func (a *app) confirm(c care, what, name string) error {
+func (a *app) confirm(ctx context.Context, c care, what, name string) error {
 	if c.yes {
 		return nil
 	}
 	fmt.Fprintf(a.env.Stderr, "%s\nType %s to go on: ", what, name)
-	line, err := a.stdin.ReadString('\n')
+	line, err := a.readLine(ctx)
+	if ctx.Err() != nil {
+		fmt.Fprintln(a.env.Stderr)
+		return ctx.Err()
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
@@ -47,4 +52,24 @@ func (a *app) confirm(c care, what, name string) error {
 		return &Error{Code: ExitFailed, Err: fmt.Errorf("that is not %s, and nothing was done", name)}
 	}
 	return nil
+}
+
+// readLine reads a line of standard input. When ctx ends first, the goroutine
+// that reads is left behind: nothing can end it, and the program is about to.
+func (a *app) readLine(ctx context.Context) (string, error) {
+	type answer struct {
+		line string
+		err  error
+	}
+	read := make(chan answer, 1)
+	go func() {
+		line, err := a.stdin.ReadString('\n')
+		read <- answer{line, err}
+	}()
+	select {
+	case r := <-read:
+		return r.line, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }

@@ -41,7 +41,7 @@ func (a *app) snapshotRevert() *cobra.Command {
 					text: fmt.Sprintf("Would bring LUN %s back to %s and keep its present state as a snapshot.", r.lun, r)})
 			}
 			what := fmt.Sprintf("This brings LUN %s back to %s. Its present state is kept as a snapshot.", r.lun, r)
-			if err := a.confirm(c, what, r.lun); err != nil {
+			if err := a.confirm(cmd.Context(), c, what, r.lun); err != nil {
 				return err
 			}
 			stop := a.progress(waiting("reverting " + r.lun))
@@ -139,7 +139,7 @@ func (a *app) deleteSnapshots(cmd *cobra.Command, refs []ref, c care, force bool
 	if len(found) == 1 {
 		word = found[0].Ref()
 	}
-	if err := a.confirm(c, fmt.Sprintf("This deletes %s. It cannot be undone.", list), word); err != nil {
+	if err := a.confirm(cmd.Context(), c, fmt.Sprintf("This deletes %s. It cannot be undone.", list), word); err != nil {
 		return err
 	}
 	var deleted []wire.Snapshot

@@ -49,6 +49,8 @@ func (a *app) locate(ctx context.Context, text string, follow bool) (located, er
 		root: snapfs.New(remote.New(a.client(), browseConnections).Source(), snapfs.Options{}),
 		ref:  r, path: path,
 	}
+	// A read under way cannot be told to end by a context.
+	context.AfterFunc(ctx, func() { _ = l.root.Close() })
 	if err := l.find(ctx, follow); err != nil {
 		return located{}, errors.Join(l.error(err), l.root.Close())
 	}

@@ -214,7 +214,7 @@ func (a *app) lunDelete() *cobra.Command {
 			if c.dryRun {
 				return a.show(view{value: map[string]any{"would_delete": l}, names: []string{l.Name}, text: "Would delete " + what + "."})
 			}
-			if err := a.confirm(c, fmt.Sprintf("This deletes %s. It cannot be undone.", what), l.Name); err != nil {
+			if err := a.confirm(cmd.Context(), c, fmt.Sprintf("This deletes %s. It cannot be undone.", what), l.Name); err != nil {
 				return err
 			}
 			stop := a.progress(waiting("deleting " + l.Name))

@@ -45,6 +45,8 @@ func TestMain(m *testing.M) {
 //	daemon kill             ends it by SIGKILL
 //	write EXPORT OFFSET LENGTH BYTE    writes to an export
 //	discard EXPORT OFFSET LENGTH
+//	interrupt-prompt PROGRAM ARG…    interrupts a program that asks a person
+//	interrupt-read PROGRAM ARG…      interrupts one that waits for the daemon
 //	connect EXPORT          keeps a connection until the end of the script
 //
 // and the condition [devices]: FUSE and loop devices can be used.
@@ -69,6 +71,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": code, "daemon": daemonCommand, "write": write, "discard": discard, "connect": connect,
+			"interrupt-prompt": interruptPrompt, "interrupt-read": interruptRead,
 		},
 	})
 }
