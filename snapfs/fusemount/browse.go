@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -34,20 +35,26 @@ func (b *browser) setEntry(out *fuse.EntryOut, attr tree.Attr) {
 	setAttr(&out.Attr, attr)
 }
 
-func (b *browser) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (b *browser) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	dir := tree.Ino(header.NodeId)
-	ino, err := b.root.Lookup(b.ctx, dir, name)
+	attr, err := serve(cancel, func() (tree.Attr, error) {
+		ino, err := b.root.Lookup(b.ctx, dir, name)
+		if err != nil {
+			return tree.Attr{}, err
+		}
+		attr, err := b.root.Stat(b.ctx, ino)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = syscall.ESTALE // it went between the two, which says nothing of the name
+		}
+		return attr, err
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		out.NodeId = 0 // absent, to be kept
 		out.SetEntryTimeout(b.lifetime(dir))
 		return fuse.OK
 	}
 	if err != nil {
-		return status(err)
-	}
-	attr, err := b.root.Stat(b.ctx, ino)
-	if err != nil {
-		return status(err)
+		return requestStatus(err)
 	}
 	b.setEntry(out, attr)
 	return fuse.OK
@@ -56,38 +63,45 @@ func (b *browser) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, 
 // Forget has nothing to forget: numbers lead to files without a table.
 func (b *browser) Forget(uint64, uint64) {}
 
-func (b *browser) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	attr, err := b.root.Stat(b.ctx, tree.Ino(in.NodeId))
+func (b *browser) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	attr, err := b.stat(cancel, tree.Ino(in.NodeId))
 	if err != nil {
-		return status(err)
+		return requestStatus(err)
 	}
 	out.SetTimeout(b.lifetime(attr.Ino))
 	setAttr(&out.Attr, attr)
 	return fuse.OK
 }
 
-func (b *browser) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	attr, err := b.root.Stat(b.ctx, tree.Ino(in.NodeId))
+// stat describes a file for a request.
+func (b *browser) stat(cancel <-chan struct{}, ino tree.Ino) (tree.Attr, error) {
+	return serve(cancel, func() (tree.Attr, error) { return b.root.Stat(b.ctx, ino) })
+}
+
+func (b *browser) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	attr, err := b.stat(cancel, tree.Ino(in.NodeId))
 	if err != nil {
-		return status(err)
+		return requestStatus(err)
 	}
 	out.SetTimeout(b.lifetime(attr.Ino))
 	setStatx(&out.Statx, attr)
 	return fuse.OK
 }
 
-func (b *browser) Readlink(_ <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
-	target, err := b.root.Readlink(b.ctx, tree.Ino(header.NodeId))
+func (b *browser) Readlink(cancel <-chan struct{}, header *fuse.InHeader) ([]byte, fuse.Status) {
+	target, err := serve(cancel, func() (string, error) { return b.root.Readlink(b.ctx, tree.Ino(header.NodeId)) })
 	if err != nil {
-		return nil, status(err)
+		return nil, requestStatus(err)
 	}
 	return []byte(target), fuse.OK
 }
 
-func (b *browser) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	attrs, err := b.root.Xattrs(b.ctx, tree.Ino(header.NodeId))
+func (b *browser) GetXAttr(cancel <-chan struct{}, header *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	attrs, err := serve(cancel, func() (map[string][]byte, error) {
+		return b.root.Xattrs(b.ctx, tree.Ino(header.NodeId))
+	})
 	if err != nil {
-		return 0, status(err)
+		return 0, requestStatus(err)
 	}
 	value, ok := attrs[name]
 	if !ok {
@@ -96,10 +110,12 @@ func (b *browser) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, name string
 	return answer(dest, value)
 }
 
-func (b *browser) ListXAttr(_ <-chan struct{}, header *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
-	attrs, err := b.root.Xattrs(b.ctx, tree.Ino(header.NodeId))
+func (b *browser) ListXAttr(cancel <-chan struct{}, header *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	attrs, err := serve(cancel, func() (map[string][]byte, error) {
+		return b.root.Xattrs(b.ctx, tree.Ino(header.NodeId))
+	})
 	if err != nil {
-		return 0, status(err)
+		return 0, requestStatus(err)
 	}
 	var names []byte
 	for _, name := range slices.Sorted(maps.Keys(attrs)) {
@@ -116,13 +132,19 @@ func answer(dest, value []byte) (uint32, fuse.Status) {
 	return uint32(copy(dest, value)), fuse.OK
 }
 
-func (b *browser) StatFs(_ <-chan struct{}, header *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+func (b *browser) StatFs(cancel <-chan struct{}, header *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	out.Bsize, out.Frsize, out.NameLen = 4096, 4096, 255
-	info, ok, err := b.root.Filesystem(b.ctx, tree.Ino(header.NodeId))
+	info, err := serve(cancel, func() (*tree.Info, error) {
+		info, ok, err := b.root.Filesystem(b.ctx, tree.Ino(header.NodeId))
+		if !ok {
+			return nil, err
+		}
+		return &info, err
+	})
 	if err != nil {
-		return status(err)
+		return requestStatus(err)
 	}
-	if ok {
+	if info != nil {
 		out.Blocks = uint64(info.SizeBytes) / 4096
 		out.Bfree = out.Blocks - min(uint64(info.UsedBytes)/4096, out.Blocks)
 		out.Bavail = out.Bfree

@@ -14,13 +14,13 @@ import (
 	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
-func (b *browser) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (b *browser) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
 		return fuse.EROFS
 	}
-	f, err := b.root.Open(b.ctx, tree.Ino(in.NodeId))
+	f, err := serve(cancel, func() (*snapfs.File, error) { return b.root.Open(b.ctx, tree.Ino(in.NodeId)) })
 	if err != nil {
-		return status(err)
+		return requestStatus(err)
 	}
 	out.Fh = b.keep(f)
 	// Also what may change: another content has another number.
@@ -28,24 +28,49 @@ func (b *browser) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 	return fuse.OK
 }
 
-func (b *browser) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+func (b *browser) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	f, ok := handleOf[*snapfs.File](b, in.Fh)
 	if !ok {
 		return nil, fuse.EBADF
 	}
-	n, err := f.ReadAt(buf[:min(len(buf), int(in.Size))], int64(in.Offset))
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, status(err)
+	size, off := min(len(buf), int(in.Size), maxRequestBytes), int64(in.Offset)
+	answer, err := serve(cancel, func() (*readAnswer, error) {
+		r := &readAnswer{buf: readBuffers.Get().(*[maxRequestBytes]byte)}
+		n, err := f.ReadAt(r.buf[:size], off)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, errors.Join(err, r.Close())
+		}
+		r.n = n
+		return r, nil
+	})
+	if err != nil {
+		return nil, requestStatus(err)
 	}
-	return fuse.ReadResultData(buf[:n]), fuse.OK
+	return answer, fuse.OK
 }
 
-func (b *browser) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+func (b *browser) Lseek(cancel <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	f, ok := handleOf[*snapfs.File](b, in.Fh)
 	if !ok {
 		return fuse.EBADF
 	}
-	return seek(b.ctx, f.Extents, f.Size(), in, out)
+	// The answer must not be written to when it was given up.
+	question := *in
+	answer, err := serve(cancel, func() (seekAnswer, error) {
+		var a seekAnswer
+		a.status = seek(b.ctx, f.Extents, f.Size(), &question, &a.out)
+		return a, nil
+	})
+	if err != nil {
+		return requestStatus(err)
+	}
+	*out = answer.out
+	return answer.status
+}
+
+type seekAnswer struct {
+	out    fuse.LseekOut
+	status fuse.Status
 }
 
 // seek finds data or a hole (lseek(2), "Seeking file data and holes").
@@ -97,11 +122,11 @@ type openDir struct {
 	lazy    bool            // entries are described only when asked for
 }
 
-func (b *browser) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (b *browser) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	dir := tree.Ino(in.NodeId)
-	entries, err := b.root.ReadDir(b.ctx, dir)
+	entries, err := serve(cancel, func() ([]tree.DirEntry, error) { return b.root.ReadDir(b.ctx, dir) })
 	if err != nil && len(entries) == 0 {
-		return status(err)
+		return requestStatus(err)
 	}
 	out.Fh = b.keep(&openDir{ino: dir, entries: entries, err: err, lazy: b.root.Lazy(dir)})
 	if !b.root.Volatile(dir) {
@@ -159,7 +184,7 @@ func (b *browser) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 
 // ReadDirPlus lists a directory with the attributes of its files. Where those
 // cannot be had, or would open filesystems, the kernel asks when it needs them.
-func (b *browser) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+func (b *browser) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	d, ok := handleOf[*openDir](b, in.Fh)
 	if !ok {
 		return fuse.EBADF
@@ -172,7 +197,11 @@ func (b *browser) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirE
 		if d.lazy || e.Name == "." || e.Name == ".." {
 			continue
 		}
-		if attr, err := b.root.Stat(b.ctx, e.Ino); err == nil {
+		attr, err := b.stat(cancel, e.Ino)
+		if err == syscall.EINTR {
+			break // nobody waits for more
+		}
+		if err == nil {
 			b.setEntry(entry, attr)
 			out.FixMode(entry.Mode)
 		}
