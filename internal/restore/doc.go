@@ -5,7 +5,7 @@
 // What comes out of a snapshot is hostile. No path of it is ever resolved on
 // this host: everything is made relative to the open directory that it belongs
 // to, by a single name, never through a symbolic link and never over something
-// that exists. A directory is private to its owner until it is complete.
+// that exists. Directories are private to their owner until all is copied.
 //
 // A file that cannot be read is left out and reported, and the rest is copied;
 // a file is never left with less than its whole content. What the destination

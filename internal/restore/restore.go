@@ -93,6 +93,7 @@ type copier struct {
 
 	entered map[tree.Ino]bool   // directories
 	links   map[tree.Ino]string // first paths of files with several names
+	filled  []filled            // those in a directory before itself
 	dest    *os.Root            // of the directory that is copied, for hard links
 }
 
@@ -111,16 +112,26 @@ func (c *copier) single(parent *os.File, name string, attr tree.Attr) error {
 	if err := c.regular(place{dir, temp, name}, attr, true); err != nil {
 		return err
 	}
-	flags := uint(unix.RENAME_NOREPLACE)
+	var err error
 	if c.o.Replace {
-		flags = 0
+		err = unix.Renameat(dir, temp, dir, name)
+	} else if err = unix.Renameat2(dir, temp, dir, name, unix.RENAME_NOREPLACE); errors.Is(err, unix.EINVAL) {
+		err = linkInstead(dir, temp, name) // not every filesystem has the flag
 	}
-	if err := unix.Renameat2(dir, temp, dir, name, flags); err != nil {
+	if err != nil {
 		_ = unix.Unlinkat(dir, temp, 0)
 		return unixError("create", place{path: filepath.Join(parent.Name(), name)}, err)
 	}
 	c.o.Progress.Files.Add(1)
 	return nil
+}
+
+// linkInstead renames a file, but not over another.
+func linkInstead(dir int, from, to string) error {
+	if err := unix.Linkat(dir, from, dir, to, 0); err != nil {
+		return err
+	}
+	return unix.Unlinkat(dir, from, 0)
 }
 
 // top copies a directory with all that is in it, or a special file.
@@ -141,7 +152,38 @@ func (c *copier) top(parent *os.File, name string, attr tree.Attr) error {
 	if err := c.directory(at, attr, "", 0); err != nil {
 		return err
 	}
+	for _, d := range c.filled {
+		if err := c.finish(at, d); err != nil {
+			return err
+		}
+	}
 	return unix.Syncfs(at.dir)
+}
+
+// filled is a directory that has its content but not its attributes yet.
+type filled struct {
+	path string // below what is copied, "" for that itself
+	attr tree.Attr
+}
+
+// finish gives a directory its attributes. Those in it have theirs, since it may
+// not be entered any more afterwards.
+func (c *copier) finish(top place, d filled) error {
+	at := top
+	if d.path != "" {
+		parent, err := c.dest.Open(filepath.Dir(d.path))
+		if err != nil {
+			return &destError{err}
+		}
+		defer parent.Close()
+		at = place{int(parent.Fd()), filepath.Base(d.path), d.path}
+	}
+	fd, err := unix.Openat(at.dir, at.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return unixError("open", at, err)
+	}
+	defer unix.Close(fd)
+	return c.attributes(fd, at, d.attr)
 }
 
 // destError is an error of the destination.
@@ -214,7 +256,8 @@ func (c *copier) directory(at place, attr tree.Attr, below string, depth int) er
 		}
 	}
 	c.o.Progress.Files.Add(1)
-	return c.attributes(fd, at, attr)
+	c.filled = append(c.filled, filled{below, attr})
+	return nil
 }
 
 // entry copies one entry of a directory.
