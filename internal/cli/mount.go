@@ -9,6 +9,8 @@ import (
 	"log/syslog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -100,7 +102,11 @@ func (a *app) serveMount(ctx context.Context, dir string, o mountOptions) error 
 	if err != nil {
 		return err
 	}
-	server, root, err := a.mount(ctx, dir, o, notifier != nil)
+	var server *fusemount.Server
+	var root *snapfs.Root
+	if err = a.limitMount(); err == nil {
+		server, root, err = a.mount(ctx, dir, o, notifier != nil)
+	}
 	if err != nil {
 		if notifier != nil {
 			what, _ := explain(err)
@@ -132,6 +138,29 @@ func (a *app) serveMount(ctx context.Context, dir string, o mountOptions) error 
 		return server.UnmountLazily()
 	}
 	<-ended
+	return nil
+}
+
+// The limits of a process that parses what is in snapshots. The first is one
+// that the garbage collector keeps to while it can.
+const (
+	mountMemoryBytes = 1 << 30
+	mountFiles       = 1024
+)
+
+// limitMount sets the limits of this process, if they are not lower already.
+func (a *app) limitMount() error {
+	if a.env.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(mountMemoryBytes)
+	}
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("the limit of open files: %w", err)
+	}
+	files.Cur, files.Max = min(files.Cur, mountFiles), min(files.Max, mountFiles)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return fmt.Errorf("the limit of open files: %w", err)
+	}
 	return nil
 }
 
