@@ -37,3 +37,23 @@ func Detect(r io.ReaderAt, sizeBytes int64) (kind, label, uuid, sentence string,
 
 // SafeLabel makes a label fit for a name.
 func SafeLabel(label string) string { return safeLabel(label) }
+
+// Panics is how often a reader has panicked.
+func (r *Root) Panics() uint64 { return r.panics.Load() }
+
+// Contents says what a snapshot is and what was found in it. It opens every
+// filesystem in it that can be read.
+func (r *Root) Contents(ctx context.Context, lun, snapshot string) (Contents, error) {
+	ino, err := r.Walk(ctx, RootIno, lun+"/"+snapshot, false)
+	if err != nil {
+		return Contents{}, err
+	}
+	s, err := nodeOf[*snapshotDir](r, ino, 0)
+	if err != nil {
+		return Contents{}, notFound(snapshot)
+	}
+	r.mu.Lock()
+	meta := s.meta
+	r.mu.Unlock()
+	return s.contents(ctx, meta)
+}

@@ -105,23 +105,6 @@ func (f *infoFile) content(ctx context.Context) (string, error) {
 	return *f.text.Load(), nil
 }
 
-// Contents says what a snapshot is and what was found in it. It opens every
-// filesystem in it that can be read.
-func (r *Root) Contents(ctx context.Context, lun, snapshot string) (Contents, error) {
-	ino, err := r.Walk(ctx, RootIno, lun+"/"+snapshot, false)
-	if err != nil {
-		return Contents{}, err
-	}
-	s, err := nodeOf[*snapshotDir](r, ino, 0)
-	if err != nil {
-		return Contents{}, notFound(snapshot)
-	}
-	r.mu.Lock()
-	meta := s.meta
-	r.mu.Unlock()
-	return s.contents(ctx, meta)
-}
-
 // contents opens every filesystem of the snapshot and describes what there is.
 func (s *snapshotDir) contents(ctx context.Context, meta Snapshot) (Contents, error) {
 	l, err := s.layout(ctx)

@@ -126,9 +126,6 @@ func (r *Root) Close() error {
 	return nil
 }
 
-// Panics is how often a reader has panicked.
-func (r *Root) Panics() uint64 { return r.panics.Load() }
-
 // OnChange has f called, on a goroutine of its own, when a directory is not any
 // more what it was though Volatile said that it would not change: a filesystem
 // whose reader failed has become a README.
