@@ -3,6 +3,7 @@ module github.com/rowan-storage/rowan
 go 1.26
 
 require (
+	github.com/coreos/go-systemd/v22 v22.6.0
 	github.com/danielgtaylor/huma/v2 v2.34.1
 	github.com/google/uuid v1.6.0
 	github.com/hanwen/go-fuse/v2 v2.12.1

@@ -20,6 +20,7 @@ import (
 	"github.com/rowan-storage/rowan/internal/httpapi"
 	"github.com/rowan-storage/rowan/internal/httpapi/wire"
 	"github.com/rowan-storage/rowan/nbd"
+	"github.com/rowan-storage/rowan/systemd"
 )
 
 // ErrPoolInUse says that another process has the pool open.
@@ -114,22 +115,35 @@ type daemon struct {
 	api *httpapi.Server
 }
 
-// listen opens all listeners. After an error some may be open.
+// listen opens all listeners, but for those that systemd has opened. After an
+// error some may be open.
 func (d *daemon) listen(ctx context.Context) error {
+	passed, err := systemd.TakeSockets()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := passed.Close(); err != nil {
+			d.log.Warn("not listening on all sockets", "err", err)
+		}
+	}()
+	open := func(network, address string) (net.Listener, error) {
+		if l := passed.Listener(network, address); l != nil {
+			return l, nil
+		}
+		if network == "unix" {
+			return listenUnix(address)
+		}
+		return listenTCP(ctx, address)
+	}
 	if err := makeDirectory(d.config.API); err != nil {
 		return err
 	}
-	var err error
-	if d.apiListener, err = listenUnix(d.config.API); err != nil {
+	if d.apiListener, err = open("unix", d.config.API); err != nil {
 		return err
 	}
 	for _, a := range d.config.NBD {
-		var l net.Listener
-		if a.Network == "unix" {
-			l, err = listenUnix(a.Addr)
-		} else {
-			l, err = listenTCP(ctx, a.Addr)
-		}
+		l, err := open(a.Network, a.Addr)
 		if err != nil {
 			return err
 		}

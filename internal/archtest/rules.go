@@ -110,6 +110,7 @@ func homes() []home {
 		{"github.com/danielgtaylor/huma", []string{"internal/httpapi"}},
 		{"github.com/pelletier/go-toml", []string{"internal/config"}},
 		{"github.com/spf13/cobra", []string{"internal/cli", "cmd"}},
+		{"github.com/coreos/go-systemd", []string{"systemd"}},
 	}
 }
 
