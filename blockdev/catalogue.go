@@ -385,21 +385,33 @@ func (c *catalogue) children(layer uint32) []*layerRecord {
 	return out
 }
 
+// byParent returns the layers by the one that they stand on. mu is held.
+func (c *catalogue) byParent() map[uint32][]*layerRecord {
+	children := make(map[uint32][]*layerRecord)
+	for _, r := range c.layers {
+		children[r.Parent] = append(children[r.Parent], r)
+	}
+	return children
+}
+
+// names returns the layers that are LUNs' heads or have snapshots' names. mu is
+// held.
+func (c *catalogue) names() map[uint32]bool {
+	named := make(map[uint32]bool, len(c.luns)+len(c.snapshots))
+	for _, s := range c.snapshots {
+		named[s.Layer] = true
+	}
+	for _, l := range c.luns {
+		named[l.Head] = true
+	}
+	return named
+}
+
 // named tells whether a layer is a LUN's head or has a snapshot's name.
 func (c *catalogue) named(layer uint32) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	for _, s := range c.snapshots {
-		if s.Layer == layer {
-			return true
-		}
-	}
-	for _, l := range c.luns {
-		if l.Head == layer {
-			return true
-		}
-	}
-	return false
+	return c.names()[layer]
 }
 
 func lunObject(name string) string { return "LUN " + name }

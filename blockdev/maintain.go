@@ -26,6 +26,7 @@ type maintenance struct {
 	mu         sync.Mutex
 	room       map[*lun]bool // journals to be extended
 	checkpoint map[*lun]bool // LUNs with trims to be punched
+	branches   map[uint32]branchState
 }
 
 // trimDelay is how long discards are gathered before a checkpoint gives their
@@ -41,7 +42,7 @@ const retryDelay = 10 * time.Second
 
 func (t *maintenance) start(p *Pool) {
 	t.mu.Lock()
-	t.room, t.checkpoint = make(map[*lun]bool), make(map[*lun]bool)
+	t.room, t.checkpoint, t.branches = make(map[*lun]bool), make(map[*lun]bool), make(map[uint32]branchState)
 	t.mu.Unlock()
 	if p.manual {
 		return
@@ -167,7 +168,7 @@ func (p *Pool) pending() int {
 			n += len(l.oldHeads())
 		}
 	}
-	n += len(p.reclaimable()) + len(p.prunable())
+	n += len(p.reclaimable()) + len(p.prunable()) + len(p.newBranches())
 	return n
 }
 
@@ -194,7 +195,7 @@ func (p *Pool) maintain(ctx context.Context, trims bool) error {
 	}
 	// Whatever failed, space that can be given back may be what it wanted.
 	for {
-		progress, err := p.giveBack(ctx)
+		progress, err := p.giveBack(ctx, trims)
 		if err != nil || !progress {
 			return errors.Join(append(errs, err)...)
 		}
@@ -219,8 +220,8 @@ func (p *Pool) sealAll(ctx context.Context) error {
 }
 
 // giveBack does what reclaims and prunes can be done now, and tells whether
-// there were any.
-func (p *Pool) giveBack(ctx context.Context) (progress bool, err error) {
+// there were any. atOnce is as for giveBackShadowed.
+func (p *Pool) giveBack(ctx context.Context, atOnce bool) (progress bool, err error) {
 	for _, r := range p.reclaimable() {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -241,7 +242,8 @@ func (p *Pool) giveBack(ctx context.Context) (progress bool, err error) {
 		}
 		progress = progress || done
 	}
-	return progress, nil
+	dropped, err := p.giveBackShadowed(ctx, atOnce)
+	return progress || dropped, err
 }
 
 // extendEarly adds to the journal of a head that will soon be full.

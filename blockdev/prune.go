@@ -6,35 +6,23 @@ import (
 )
 
 // prunable lists the layers that nothing names and that can be removed now or
-// merged into their only child. One with several children stays.
+// merged into their only child. One with several children is a branch.
 func (p *Pool) prunable() []uint32 {
 	open, failed := p.openLayers(), p.failedLUNs()
 	p.cat.mu.RLock()
 	defer p.cat.mu.RUnlock()
-	named := make(map[uint32]bool)
-	for _, s := range p.cat.snapshots {
-		named[s.Layer] = true
-	}
-	heads := make(map[uint32]*lunRecord)
-	for _, l := range p.cat.luns {
-		heads[l.Head] = l
-	}
-	children := make(map[uint32][]*layerRecord)
-	for _, r := range p.cat.layers {
-		children[r.Parent] = append(children[r.Parent], r)
-	}
+	named := p.cat.names()
+	children := p.cat.byParent()
 	var out []uint32
 	for id, r := range p.cat.layers {
-		if named[id] || heads[id] != nil || open[id] {
+		if named[id] || open[id] {
 			continue
 		}
 		switch c := children[id]; {
 		case len(c) == 0:
 			out = append(out, id)
-		case len(c) == 1 && r.Sealed:
-			if l := heads[c[0].ID]; c[0].Sealed || l != nil && !failed[l.ID] {
-				out = append(out, id)
-			}
+		case len(c) == 1 && r.Sealed && (c[0].Sealed || p.isUsableHead(c[0].ID, failed)):
+			out = append(out, id)
 		}
 	}
 	slices.Sort(out)

@@ -112,24 +112,26 @@ func (p *Pool) describe(r *snapshotRecord, m *extentMap, unique uint64) (Snapsho
 }
 
 // uniqueBlocks counts the data blocks that would be given back if nothing
-// named a layer: those that it holds and its only child hides; all of them if
-// it has no child, none if it has several, since it then stays.
+// named a layer: those that it holds and all its children hide.
 func (p *Pool) uniqueBlocks(layer uint32, m *extentMap) (uint64, error) {
 	r := p.cat.layer(layer)
 	open := p.openLayers()
 	children := slices.DeleteFunc(p.cat.children(layer), func(c *layerRecord) bool {
 		return !c.Sealed && !open[c.ID] // the head of a LUN that was deleted
 	})
-	if r == nil || len(children) > 1 {
+	if r == nil {
 		return 0, nil
 	}
 	held := func(at place) bool { return at.isData() && slices.Contains(r.Origins, at.origin()) }
 	if len(children) == 0 {
 		return m.countBlocks(held), nil
 	}
-	above, err := p.mapAbove(children[0].ID)
-	if err != nil {
-		return 0, err
+	above := make([]*extentMap, len(children))
+	for i, c := range children {
+		var err error
+		if above[i], err = p.mapAbove(c.ID); err != nil {
+			return 0, err
+		}
 	}
 	return countHidden(m, above, held), nil
 }
@@ -142,16 +144,24 @@ func (p *Pool) mapAbove(layer uint32) (*extentMap, error) {
 	return p.viewMap(layer)
 }
 
-// countHidden counts the blocks of lower for which held holds and that upper
-// maps elsewhere.
-func countHidden(lower, upper *extentMap, held func(place) bool) uint64 {
+// countHidden counts the blocks of lower for which held holds and that all of
+// upper, at least one, map elsewhere.
+func countHidden(lower *extentMap, upper []*extentMap, held func(place) bool) uint64 {
 	var total uint64
-	eachDifference(lower, upper, func(_, count uint64, a, _ place) bool {
-		if held(a) {
-			total += count
-		}
-		return true
-	}, 0, lower.end())
+	var count func(upper []*extentMap, block, end uint64)
+	count = func(upper []*extentMap, block, end uint64) {
+		eachDifference(lower, upper[0], func(block, n uint64, at, _ place) bool {
+			switch {
+			case !held(at):
+			case len(upper) == 1:
+				total += n
+			default:
+				count(upper[1:], block, block+n)
+			}
+			return true
+		}, block, end)
+	}
+	count(upper, 0, lower.end())
 	return total
 }
 
