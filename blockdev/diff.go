@@ -2,34 +2,29 @@ package blockdev
 
 import "context"
 
-// diffChunk is how many blocks of two maps are compared at a time.
-const diffChunk = 64 << 10
-
 // end returns the first block that no node of the map covers.
 func (m *extentMap) end() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return uint64(len(m.root)) * rootNodes * nodeLeaves * leafBlocks
+	return uint64(len(m.root)) * dirBlocks
 }
 
 // eachDifference calls fn for the runs from block on, below end, that a and b
-// map to different places, until fn returns false.
+// map to different places, until fn returns false. What the maps share, one
+// being made from the other, costs nothing.
 func eachDifference(a, b *extentMap, fn func(block, count uint64, in, other place) bool, block, end uint64) {
-	eachPair(a, b, block, end, func(block, count uint64, pa, pb place) bool {
-		return pa == pb || fn(block, count, pa, pb)
-	})
-}
-
-// eachPair calls fn for runs of blocks that have one place in each of two maps.
-func eachPair(a, b *extentMap, block, end uint64, fn func(block, count uint64, pa, pb place) bool) {
 	var runsA, runsB []mapRun
 	for block < end {
-		n := min(end-block, pairChunk(a, b, block))
+		if n := sharedFrom(a, b, block); n > 0 {
+			block += min(n, end-block)
+			continue
+		}
+		n := min(end-block, leafBlocks-block%leafBlocks)
 		runsA, runsB = a.runs(runsA[:0], block, n), b.runs(runsB[:0], block, n)
 		for i, j := 0, 0; i < len(runsA) && j < len(runsB); {
 			ra, rb := &runsA[i], &runsB[j]
 			k := min(ra.count, rb.count)
-			if !fn(ra.block, k, ra.place, rb.place) {
+			if ra.place != rb.place && !fn(ra.block, k, ra.place, rb.place) {
 				return
 			}
 			advanceRun(ra, k, &i)
@@ -47,16 +42,31 @@ func advanceRun(r *mapRun, n uint64, i *int) {
 	}
 }
 
-// pairChunk is how many blocks to look at next: many where neither map has
-// anything, else so few that their runs take little memory.
-func pairChunk(a, b *extentMap, block uint64) uint64 {
+// sharedFrom returns how many blocks from block on lie in a part of the trees
+// that both maps share, or that neither has.
+func sharedFrom(a, b *extentMap, block uint64) uint64 {
 	a.mu.RLock()
-	holeA := a.holeAt(block)
-	a.mu.RUnlock()
+	defer a.mu.RUnlock()
 	b.mu.RLock()
-	holeB := b.holeAt(block)
-	b.mu.RUnlock()
-	return max(min(holeA, holeB), diffChunk)
+	defer b.mu.RUnlock()
+	d := block / dirBlocks
+	if d >= uint64(max(len(a.root), len(b.root))) {
+		return ^uint64(0)
+	}
+	dirA, dirB := a.dirAt(d), b.dirAt(d)
+	if dirA == dirB {
+		return dirBlocks - block%dirBlocks
+	}
+	n := block / nodeBlocks % rootNodes
+	nodeA, nodeB := dirA.nodeAt(n), dirB.nodeAt(n)
+	if nodeA == nodeB {
+		return nodeBlocks - block%nodeBlocks
+	}
+	i := block / leafBlocks % nodeLeaves
+	if nodeA.leafAt(i) == nodeB.leafAt(i) {
+		return leafBlocks - block%leafBlocks
+	}
+	return 0
 }
 
 // changeOf says how content at to differs from content at from.
@@ -74,33 +84,36 @@ func changeOf(from, to place) Change {
 // eachChange calls yield for the ranges of n bytes from off on, in whole
 // blocks cut to the range, until it returns false.
 func eachChange(ctx context.Context, from, to *extentMap, off, n int64, yield func(length int64, c Change) bool) error {
-	var length int64
-	kind := Same
-	more := true
-	emit := func() {
-		if length > 0 && more {
-			more = yield(length, kind)
-		}
-		length = 0
-	}
 	end := off + n
+	at, length, kind := off, int64(0), Same // the range that grows up to at
+	more := true
+	grow := func(to int64, c Change) {
+		if to <= at {
+			return
+		}
+		if c != kind {
+			more = more && (length == 0 || yield(length, kind))
+			length, kind = 0, c
+		}
+		length += to - at
+		at = to
+	}
 	calls := 0
 	var err error
-	eachPair(from, to, uint64(off/BlockSize), uint64((end+BlockSize-1)/BlockSize), func(block, count uint64, pa, pb place) bool {
+	eachDifference(from, to, func(block, count uint64, pa, pb place) bool {
 		if calls++; calls%1024 == 0 {
 			err = ctx.Err()
 		}
-		start := max(int64(block)*BlockSize, off)
-		k := min(int64(block+count)*BlockSize, end) - start
-		if c := changeOf(pa, pb); c != kind {
-			emit()
-			kind = c
-		}
-		length += k
+		start := int64(block) * BlockSize
+		grow(min(start, end), Same)
+		grow(min(start+int64(count)*BlockSize, end), changeOf(pa, pb))
 		return more && err == nil
-	})
-	if err == nil {
-		emit()
+	}, uint64(off/BlockSize), uint64((end+BlockSize-1)/BlockSize))
+	if err == nil && more {
+		grow(end, Same)
+		if more && length > 0 {
+			yield(length, kind)
+		}
 	}
 	return err
 }

@@ -32,6 +32,9 @@ const (
 	leafBlocks = 512
 	nodeLeaves = 512
 	rootNodes  = 512
+
+	nodeBlocks = nodeLeaves * leafBlocks
+	dirBlocks  = rootNodes * nodeBlocks
 )
 
 // editToken marks the nodes that one extent map may change in place.
@@ -117,21 +120,35 @@ func (m *extentMap) clone() *extentMap {
 // leafAt returns the leaf with an index, nil if it is nowhere throughout. The
 // caller holds mu.
 func (m *extentMap) leafAt(index uint64) *leaf {
-	d := index / (nodeLeaves * rootNodes)
-	if d >= uint64(len(m.root)) || m.root[d] == nil {
+	return m.dirAt(index / (nodeLeaves * rootNodes)).nodeAt(index / nodeLeaves % rootNodes).leafAt(index % nodeLeaves)
+}
+
+// dirAt returns a part of the root, nil if it is nowhere throughout. The caller
+// holds mu.
+func (m *extentMap) dirAt(d uint64) *mapDir {
+	if d >= uint64(len(m.root)) {
 		return nil
 	}
-	n := m.root[d].nodes[index/nodeLeaves%rootNodes]
+	return m.root[d]
+}
+
+func (d *mapDir) nodeAt(n uint64) *mapNode {
+	if d == nil {
+		return nil
+	}
+	return d.nodes[n]
+}
+
+func (n *mapNode) leafAt(i uint64) *leaf {
 	if n == nil {
 		return nil
 	}
-	return n.leaves[index%nodeLeaves]
+	return n.leaves[i]
 }
 
 // holeAt returns the number of blocks from block on that are nowhere because
 // no node covers them, 0 if one does. The caller holds mu.
 func (m *extentMap) holeAt(block uint64) uint64 {
-	const nodeBlocks, dirBlocks = nodeLeaves * leafBlocks, rootNodes * nodeLeaves * leafBlocks
 	d := block / dirBlocks
 	if d >= uint64(len(m.root)) {
 		return ^uint64(0)
@@ -315,17 +332,25 @@ func (m *extentMap) uniformLeaf(p place) *leaf {
 // leaves calls fn, in order, for every leaf that is not nowhere throughout.
 // The map must not be changed meanwhile: call it on a clone.
 func (m *extentMap) leaves(fn func(index uint64, l *leaf) error) error {
+	return m.leavesBeside(newExtentMap(), fn)
+}
+
+// leavesBeside is leaves without those that the map shares with another, which
+// must not be changed meanwhile either.
+func (m *extentMap) leavesBeside(other *extentMap, fn func(index uint64, l *leaf) error) error {
 	for d, dir := range m.root {
-		if dir == nil {
+		otherDir := other.dirAt(uint64(d))
+		if dir == otherDir || dir == nil {
 			continue
 		}
 		for n, node := range dir.nodes {
-			if node == nil {
+			otherNode := otherDir.nodeAt(uint64(n))
+			if node == otherNode || node == nil {
 				continue
 			}
 			base := (uint64(d)*rootNodes + uint64(n)) * nodeLeaves
 			for i, l := range node.leaves {
-				if l == nil {
+				if l == otherNode.leafAt(uint64(i)) || l == nil {
 					continue
 				}
 				if err := fn(base+uint64(i), l); err != nil {

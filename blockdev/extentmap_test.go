@@ -110,3 +110,53 @@ func TestHugeMapIsCheapToScan(t *testing.T) {
 		t.Errorf("runs %v, want %v", got, want)
 	}
 }
+
+// TestDifferencesOfMapsThatShare: what two maps share is passed by, and nothing
+// else is.
+func TestDifferencesOfMapsThatShare(t *testing.T) {
+	const blocks = 3*dirBlocks + 5000
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		change := func(m *extentMap, origin uint32) {
+			for range 40 {
+				first := rng.Uint64N(4) * dirBlocks / 2
+				block := first + rng.Uint64N(4*leafBlocks)
+				m.set(block, 1+rng.Uint64N(min(3*leafBlocks, blocks-block)), dataPlace(origin+rng.Uint32N(3)))
+			}
+		}
+		a := newExtentMap()
+		change(a, 1)
+		b := a.clone()
+		if seed%2 == 0 {
+			change(b, 3)
+		}
+		got := make(map[uint64][2]place)
+		eachDifference(a, b, func(block, count uint64, pa, pb place) bool {
+			for i := range count {
+				got[block+i] = [2]place{pa, pb}
+			}
+			return true
+		}, 0, blocks)
+		shared := make(map[uint64]bool)
+		b.leavesBeside(a, func(index uint64, _ *leaf) error { shared[index] = true; return nil })
+		want := 0
+		for _, first := range []uint64{0, dirBlocks / 2, dirBlocks, 3 * dirBlocks / 2} {
+			for block := first; block < first+8*leafBlocks; block++ {
+				pa, pb := a.at(block), b.at(block)
+				if pa == pb {
+					continue
+				}
+				want++
+				if got[block] != [2]place{pa, pb} {
+					t.Fatalf("seed %d: block %d differs, %v and %v, and is not told", seed, block, pa, pb)
+				}
+				if !shared[block/leafBlocks] {
+					t.Fatalf("seed %d: leaf %d differs and is passed by", seed, block/leafBlocks)
+				}
+			}
+		}
+		if len(got) != want {
+			t.Fatalf("seed %d: %d differences are told, want %d", seed, len(got), want)
+		}
+	}
+}

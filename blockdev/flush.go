@@ -218,7 +218,7 @@ func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
 		return nil, nil // swapped out meanwhile: sealing does the rest
 	}
 	from, nextSeq := h.journal.advance()
-	frozen := l.m.Load().clone()
+	frozen, below := l.m.Load().clone(), h.below
 	leftover := len(h.pendingTrims()) > 0 || h.scan.Load()
 	blocks := uint64(l.size.Load() / BlockSize)
 	l.gate.Unlock()
@@ -227,8 +227,11 @@ func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
 		return nil, l.fail(err)
 	}
 	owned := func(at place) bool { return h.owns(at) || containsOrigin(further, at) }
+	if len(further) > 0 {
+		below = newExtentMap() // has their blocks
+	}
 	header := presenceHeader{layer: h.layer, leftover: leftover, blocks: blocks, journalFrom: from, nextSeq: nextSeq}
-	if err := p.writePresence(header, frozen, owned); err != nil {
+	if err := p.writePresence(header, frozen, below, owned); err != nil {
 		return nil, l.metadataError(err)
 	}
 	if err := h.journal.cut(from); err != nil {
@@ -247,13 +250,13 @@ func containsOrigin(origins []uint32, at place) bool {
 }
 
 // writePresence writes the presence map of a layer: of m, the places that
-// owned holds for.
-func (p *Pool) writePresence(h presenceHeader, m *extentMap, owned func(place) bool) error {
+// owned holds for. None of them is in what m shares with below.
+func (p *Pool) writePresence(h presenceHeader, m, below *extentMap, owned func(place) bool) error {
 	w, err := createPresence(p.fs, h)
 	if err != nil {
 		return err
 	}
-	err = m.leaves(func(index uint64, lf *leaf) error {
+	err = m.leavesBeside(below, func(index uint64, lf *leaf) error {
 		if index*leafBlocks >= h.blocks {
 			return nil
 		}

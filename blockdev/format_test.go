@@ -37,7 +37,7 @@ func TestPresenceRoundTrip(t *testing.T) {
 	}
 	p := &Pool{fs: fsys}
 	h := presenceHeader{layer: 1, blocks: blocks, journalFrom: 9, nextSeq: 77}
-	if err := p.writePresence(h, m, func(at place) bool { return at != nowhere }); err != nil {
+	if err := p.writePresence(h, m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
 		t.Fatal(err)
 	}
 	got := newExtentMap()
@@ -68,7 +68,7 @@ func TestPresenceDamage(t *testing.T) {
 		m.set(2*leafBlocks+b, 1, dataPlace(1))
 	}
 	p := &Pool{fs: fsys}
-	if err := p.writePresence(presenceHeader{layer: 1, blocks: 4 * leafBlocks, sealed: true}, m, func(at place) bool { return at != nowhere }); err != nil {
+	if err := p.writePresence(presenceHeader{layer: 1, blocks: 4 * leafBlocks, sealed: true}, m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, presenceName(1))
@@ -250,7 +250,7 @@ func FuzzPresence(f *testing.F) {
 	m.set(3, 5, dataPlace(1))
 	m.set(leafBlocks, leafBlocks, zeroPlace(1))
 	p := &Pool{fs: fsys}
-	if err := p.writePresence(presenceHeader{layer: 1, blocks: 4 * leafBlocks}, m, func(at place) bool { return at != nowhere }); err != nil {
+	if err := p.writePresence(presenceHeader{layer: 1, blocks: 4 * leafBlocks}, m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
 		f.Fatal(err)
 	}
 	file := filepath.Join(dir, presenceName(1))

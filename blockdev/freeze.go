@@ -212,7 +212,8 @@ func (p *Pool) swapHeads(luns []*lun, heads []*head) []*head {
 		old[i] = l.head
 		l.old = append(l.old, l.head)
 		l.head = heads[i]
-		p.pins.put(old[i].layer, l.m.Load().clone())
+		heads[i].below = l.m.Load().clone()
+		p.pins.put(old[i].layer, heads[i].below)
 	}
 	for _, l := range order {
 		l.gate.Unlock()

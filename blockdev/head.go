@@ -21,6 +21,12 @@ type head struct {
 	// none. It is replaced under the LUN's gate.
 	foreign atomic.Pointer[map[uint32]bool]
 
+	// below is the map of the layer that this one stands on, as it was when
+	// this one began, and never changes. Nothing that the layer owns is in what
+	// the LUN's map shares with it. It is replaced under the LUN's gate and
+	// maintainMu, and read under either.
+	below *extentMap
+
 	mu sync.Mutex
 	// dirty holds the segments written since they were last synced, each with
 	// a reference.
@@ -45,7 +51,7 @@ type trim struct {
 const maxTrims = 1 << 16
 
 func newHead(layer uint32, j *journal, origins []uint32) *head {
-	h := &head{layer: layer, journal: j}
+	h := &head{layer: layer, journal: j, below: newExtentMap()}
 	h.setOrigins(origins)
 	return h
 }

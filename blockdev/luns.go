@@ -129,6 +129,7 @@ func (p *Pool) createLUN(r lunRecord, parent uint32, m *extentMap) (LUNInfo, err
 	if err != nil {
 		return LUNInfo{}, err
 	}
+	h.below = m.clone()
 	l := &lun{pool: p, id: r.ID, head: h}
 	l.size.Store(r.SizeBytes)
 	l.m.Store(m)

@@ -316,7 +316,7 @@ func (l *lun) seal(h *head) error {
 	}
 	r := p.cat.layer(h.layer)
 	header := presenceHeader{layer: h.layer, blocks: r.Blocks, sealed: true}
-	if err := p.writePresence(header, frozen, h.owns); err != nil {
+	if err := p.writePresence(header, frozen, h.below, h.owns); err != nil {
 		return l.metadataError(err)
 	}
 	changes := []change{putLayer(sealedRecord(r))}

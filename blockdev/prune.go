@@ -99,7 +99,7 @@ func (p *Pool) mergePresence(parent, child *layerRecord) error {
 		}
 	}
 	h := presenceHeader{layer: child.ID, blocks: child.Blocks, sealed: true}
-	return p.writePresence(h, merged, func(at place) bool { return at != nowhere })
+	return p.writePresence(h, merged, newExtentMap(), func(at place) bool { return at != nowhere })
 }
 
 // mergeIntoHead merges a layer into the head that stands on it: a checkpoint
@@ -124,6 +124,7 @@ func (p *Pool) mergeIntoHead(r *layerRecord, l *lun, child uint32) (bool, error)
 	return p.adopt(r, h.layer, func(origins []uint32) {
 		l.gate.Lock()
 		h.setOrigins(origins)
+		h.below = newExtentMap() // has r's blocks, which are the head's now
 		l.gate.Unlock()
 	})
 }

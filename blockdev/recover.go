@@ -240,7 +240,7 @@ func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
 			return err
 		}
 		h := presenceHeader{layer: r.ID, blocks: r.Blocks, sealed: true}
-		if err := p.writePresence(h, own.m, func(at place) bool { return at != nowhere }); err != nil {
+		if err := p.writePresence(h, own.m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
 			return err
 		}
 		changes = append(changes, p.reclaimsOf(r)...)
@@ -325,14 +325,15 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 	if own.scan == nil {
 		return errorf(ErrCorrupt, presenceName(layer.ID), "offset 16: the map of an open layer is marked sealed")
 	}
-	m := newExtentMap()
+	below := newExtentMap()
 	if layer.Parent != 0 {
-		below, err := p.viewMap(layer.Parent)
+		view, err := p.viewMap(layer.Parent)
 		if err != nil {
 			return err
 		}
-		m = below.clone()
+		below = view.clone()
 	}
+	m := below.clone()
 	own.m.leaves(func(index uint64, lf *leaf) error {
 		m.overlayLeaf(index, lf)
 		return nil
@@ -347,6 +348,7 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 		p.recordFailureAbove(layer.ID, err)
 		return err
 	}
+	l.head.below = below
 	p.mu.Lock()
 	p.luns[r.ID] = l
 	p.mu.Unlock()
@@ -386,7 +388,7 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 		return err
 	}
 	h := presenceHeader{layer: r.ID, blocks: r.Blocks, journalFrom: generation, nextSeq: own.scan.nextSeq}
-	if err := p.writePresence(h, own.m, func(at place) bool { return at != nowhere }); err != nil {
+	if err := p.writePresence(h, own.m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
 		return err
 	}
 	if err := p.removeJournals(r.ID, generation); err != nil {

@@ -148,7 +148,7 @@ func (p *Pool) dropShadowed(b branch) (dropped, done bool, err error) {
 		return false, false, err
 	}
 	h := presenceHeader{layer: b.layer.ID, blocks: b.layer.Blocks, sealed: true}
-	if err := p.writePresence(h, own, func(at place) bool { return at != nowhere }); err != nil {
+	if err := p.writePresence(h, own, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
 		return false, false, err
 	}
 	p.forgetView(b.layer.ID)

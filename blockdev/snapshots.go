@@ -344,8 +344,9 @@ func (p *Pool) branch(l *lun, r *lunRecord, s *snapshotRecord, below *extentMap,
 	old.setDurable()
 	p.pins.put(old.layer, l.m.Load())
 	l.old = append(l.old, old)
+	h.below = below.clone()
 	l.head = h
-	l.m.Store(below.clone())
+	l.m.Store(h.below.clone())
 	l.size.Store(s.SizeBytes)
 	return nil
 }
