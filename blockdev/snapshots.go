@@ -25,18 +25,40 @@ func (p *Pool) snapshotRecords(lun uint64) []*snapshotRecord {
 	return out
 }
 
+// recordsOf returns the snapshots of a LUN, oldest first; of all LUNs for "".
+func (p *Pool) recordsOf(lun string) ([]*snapshotRecord, error) {
+	if lun == "" {
+		return p.snapshotRecords(0), nil
+	}
+	r, err := p.cat.findLUN(lun)
+	if err != nil {
+		return nil, err
+	}
+	return p.snapshotRecords(r.ID), nil
+}
+
+// SnapshotNames lists the snapshots of a LUN, oldest first; of all LUNs for "".
+func (p *Pool) SnapshotNames(lun string) ([]SnapshotName, error) {
+	records, err := p.recordsOf(lun)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]SnapshotName, 0, len(records))
+	for _, r := range records {
+		if l := p.cat.lun(r.LUN); l != nil { // else both were deleted meanwhile
+			out = append(out, SnapshotName{ID: r.ID, LUN: l.Name, Name: r.Name, Created: r.Created, Consistency: r.Consistency})
+		}
+	}
+	return out, nil
+}
+
 // Snapshots describes the snapshots of a LUN, oldest first; of all LUNs, by
 // name, for "".
 func (p *Pool) Snapshots(lun string) ([]SnapshotInfo, error) {
-	id := uint64(0)
-	if lun != "" {
-		r, err := p.cat.findLUN(lun)
-		if err != nil {
-			return nil, err
-		}
-		id = r.ID
+	records, err := p.recordsOf(lun)
+	if err != nil {
+		return nil, err
 	}
-	records := p.snapshotRecords(id)
 	out := make([]SnapshotInfo, 0, len(records))
 	for _, r := range records {
 		info, err := p.snapshotInfo(r)

@@ -47,6 +47,14 @@ type LUNInfo struct {
 	UniqueBytes int64 `json:"unique_bytes"`
 }
 
+// SnapshotName is what a snapshot is known by, which costs nothing to tell.
+type SnapshotName struct {
+	ID          uint64 // rises with time
+	LUN, Name   string
+	Created     time.Time
+	Consistency Consistency
+}
+
 // SnapshotInfo describes a snapshot.
 type SnapshotInfo struct {
 	ID        uint64    `json:"id"`

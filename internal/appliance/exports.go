@@ -2,7 +2,9 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/rowan-storage/rowan/blockdev"
@@ -19,7 +21,7 @@ func (e exports) List(context.Context) ([]nbd.ExportInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := e.pool.Snapshots("")
+	snapshots, err := e.pool.SnapshotNames("")
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +39,7 @@ func (e exports) List(context.Context) ([]nbd.ExportInfo, error) {
 
 func describeLUN(l blockdev.LUNInfo) string { return "LUN " + l.UUID }
 
-func describeSnapshot(s blockdev.SnapshotInfo) string {
+func describeSnapshot(s blockdev.SnapshotName) string {
 	return fmt.Sprintf("snapshot of %s, %s consistent", s.Created.UTC().Format("2006-01-02 15:04:05 MST"), s.Consistency)
 }
 
@@ -51,7 +53,7 @@ func (e exports) Open(_ context.Context, name, client string) (*nbd.Export, erro
 	if err != nil {
 		return nil, err
 	}
-	contexts, err := e.snapshotsBefore(lun, 0)
+	snapshots, err := e.pool.SnapshotNames(lun)
 	if err != nil {
 		return nil, err
 	}
@@ -60,41 +62,32 @@ func (e exports) Open(_ context.Context, name, client string) (*nbd.Export, erro
 		return nil, err
 	}
 	return &nbd.Export{
-		Device: v, Name: name, Description: describeLUN(info), ChangeContexts: contexts, Close: v.Close,
+		Device: v, Name: name, Description: describeLUN(info), ChangeContexts: names(snapshots), Close: v.Close,
 	}, nil
 }
 
 func (e exports) openSnapshot(lun, snapshot, client string) (*nbd.Export, error) {
-	info, err := e.pool.SnapshotInfo(lun, snapshot)
-	if err != nil {
-		return nil, err
-	}
-	contexts, err := e.snapshotsBefore(lun, info.ID)
-	if err != nil {
-		return nil, err
-	}
 	v, err := e.pool.OpenSnapshot(lun, snapshot, client)
 	if err != nil {
 		return nil, err
 	}
-	return &nbd.Export{
-		Device: v, Name: lun + "@" + snapshot, Description: describeSnapshot(info), ReadOnly: true,
-		ChangeContexts: contexts, Close: v.Close,
-	}, nil
+	snapshots, err := e.pool.SnapshotNames(lun)
+	if err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	export := &nbd.Export{Device: v, Name: lun + "@" + snapshot, ReadOnly: true, Close: v.Close}
+	i := slices.IndexFunc(snapshots, func(s blockdev.SnapshotName) bool { return s.Name == snapshot })
+	if i >= 0 { // else it was deleted or renamed meanwhile
+		export.Description = describeSnapshot(snapshots[i])
+		export.ChangeContexts = names(snapshots[:i])
+	}
+	return export, nil
 }
 
-// snapshotsBefore names the snapshots of a LUN that are older than the one with
-// the id, or all for id 0. Ids rise with time.
-func (e exports) snapshotsBefore(lun string, id uint64) ([]string, error) {
-	snapshots, err := e.pool.Snapshots(lun)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
+func names(snapshots []blockdev.SnapshotName) []string {
+	var out []string
 	for _, s := range snapshots {
-		if id == 0 || s.ID < id {
-			names = append(names, s.Name)
-		}
+		out = append(out, s.Name)
 	}
-	return names, nil
+	return out
 }
