@@ -116,6 +116,14 @@ func (d *Disk) ClearFaults() {
 	d.faults = nil
 }
 
+// Failed returns how many calls Inject made fail, and the last of them, by
+// class and the name that the file then had.
+func (d *Disk) Failed() (n int64, class Class, name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.failed, d.failedClass, d.failedName
+}
+
 // fault returns the error that a call is to fail with, if any.
 func (d *Disk) fault(class Class, name string) error {
 	var err error
@@ -127,6 +135,10 @@ func (d *Disk) fault(class Class, name string) error {
 		if err == nil && (f.seen == f.Nth || (f.Forever && f.seen > f.Nth)) {
 			err = f.Err
 		}
+	}
+	if err != nil {
+		d.failed++
+		d.failedClass, d.failedName = class, name
 	}
 	return err
 }
@@ -198,6 +210,9 @@ func (d *Disk) mutate(c call) (int, error) {
 	err := d.fault(c.class, c.name)
 	if err == nil {
 		return d.st.perform(c, nil)
+	}
+	if c.ino != 0 {
+		d.failedName = d.st.nameOf(c.ino)
 	}
 	switch c.class {
 	case WriteAt:

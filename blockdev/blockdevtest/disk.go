@@ -51,6 +51,10 @@ type Disk struct {
 	stopped *call // the call that StopAt held back
 	onStop  func()
 	faults  []*armedFault
+
+	failed      int64 // calls that faults made fail
+	failedClass Class
+	failedName  string
 }
 
 var _ blockfile.FS = (*Disk)(nil)

@@ -46,12 +46,18 @@
 // by crashes: the first at some call of the operations, each further one at a
 // call of the recovery from the one before. Run runs a Case, and reads and
 // compares everything, differences and extents included, after each round, and
-// once more after a clean restart. A Search tries every call of a list of
-// operations, or of all lists up to a length, in several ways to crash; Random
-// makes Cases by seed. A failure is reduced by Shrink and printed as a Case in
-// Go, ready to be a test of its own with Replay. Faults make operations fail;
-// then they must have happened wholly or not at all, and nothing that was
-// acknowledged may be lost.
+// once more after a clean restart; after each recovery it also has the engine
+// check the files, and compare the maps that it has in memory with those that
+// it would rebuild. A Search tries every call of a list of operations, or of
+// all lists up to a length, in several ways to crash, and every call of the
+// recovery; Random makes Cases by seed. A failure is reduced by Shrink and
+// printed as a Case in Go, ready to be a test of its own with Replay.
+//
+// Faults make operations fail, or a recovery; then they must have happened
+// wholly or not at all, and nothing that was acknowledged may be lost. A LUN
+// that the engine says has failed must stay so and take no writes; the others
+// must work when the pool is opened again. Search.FailEverywhere has every call
+// fail in turn.
 //
 // Disk and Model are safe for concurrent use.
 package blockdevtest

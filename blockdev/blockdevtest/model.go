@@ -20,6 +20,8 @@ type Model struct {
 	// worlds are the states of the names that are possible: one, or the one
 	// before and the one after an action that is under way.
 	worlds []*world
+	// forgetful: the engine may have been unable to note that a LUN failed.
+	forgetful bool
 }
 
 // world is one possible state of a pool.
@@ -29,6 +31,7 @@ type modelLUN struct {
 	id        int // stays through renames
 	name      string
 	cut       bool // not read since a power cut, which has decided for good
+	failed    bool // the engine said so, and must say so for ever
 	sectors   []sector
 	snapshots []*modelSnapshot // in the order of their making
 }
@@ -49,7 +52,7 @@ func NewModel() *Model {
 func (m *Model) Clone() *Model {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := &Model{values: m.values, tick: m.tick, nextID: m.nextID}
+	c := &Model{values: m.values, tick: m.tick, nextID: m.nextID, forgetful: m.forgetful}
 	for _, w := range m.worlds {
 		c.worlds = append(c.worlds, w.clone())
 	}
@@ -59,7 +62,7 @@ func (m *Model) Clone() *Model {
 func (w *world) clone() *world {
 	c := &world{}
 	for _, l := range w.luns {
-		n := &modelLUN{id: l.id, name: l.name, cut: l.cut, sectors: slices.Clone(l.sectors)}
+		n := &modelLUN{id: l.id, name: l.name, cut: l.cut, failed: l.failed, sectors: slices.Clone(l.sectors)}
 		for _, s := range l.snapshots {
 			n.snapshots = append(n.snapshots, &modelSnapshot{s.name, slices.Clone(s.sectors), s.open})
 		}
@@ -253,24 +256,41 @@ func (m *Model) Resolve(found []LUNState) error {
 		return fmt.Errorf("the pool has %s, it must have %s", formatState(found), strings.Join(expected, " or "))
 	case 1:
 		m.worlds = matching
-		matching[0].admitLoss(found)
-		return nil
+		return matching[0].admitLoss(found, m.forgetful)
 	}
 	return errors.New("an action that changes no name or size cannot be resolved")
 }
 
 // admitLoss lets the LUNs that failed have lost what was not flushed, as in a
-// power cut.
-func (w *world) admitLoss(found []LUNState) {
+// power cut. A LUN that failed stays so.
+func (w *world) admitLoss(found []LUNState, forgetful bool) error {
 	for _, f := range found {
+		l := w.lun(f.Name)
+		if l.failed && !f.Failed && !forgetful {
+			return fmt.Errorf("LUN %s had failed, and has not any more", f.Name)
+		}
+		l.failed = f.Failed
 		if !f.Failed {
 			continue
 		}
-		l := w.lun(f.Name)
 		for i, s := range l.sectors {
 			l.sectors[i] = s.afterCut()
 		}
 	}
+	return nil
+}
+
+// failures returns the names of the LUNs that failed.
+func (m *Model) failures() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var names []string
+	for _, l := range m.worlds[0].luns {
+		if l.failed {
+			names = append(names, l.name)
+		}
+	}
+	return names
 }
 
 // State returns what there must be, when no action is under way.

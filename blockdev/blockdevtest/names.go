@@ -54,6 +54,23 @@ func (st *state) lookup(name string) (uint64, error) {
 	return ino, nil
 }
 
+// nameOf returns the path of an inode, "" if it has none.
+func (st *state) nameOf(ino uint64) string {
+	var find func(dir uint64, at string) string
+	find = func(dir uint64, at string) string {
+		for name, n := range st.inodes[dir].names {
+			if n == ino {
+				return path.Join(at, name)
+			}
+			if found := find(n, path.Join(at, name)); found != "" {
+				return found
+			}
+		}
+		return ""
+	}
+	return find(rootInode, "")
+}
+
 // lookupDir finds a directory.
 func (st *state) lookupDir(name string) (uint64, error) {
 	ino, err := st.lookup(name)

@@ -125,6 +125,9 @@ type Crash struct {
 	Call int64
 	Kind Kind
 	Seed uint64
+	// Faults are injected in the recovery, which may then fail; if it does, the
+	// process dies and the next recovery is without.
+	Faults []Fault
 }
 
 // Round is a list of operations, then crashes: the first in the operations,
@@ -164,18 +167,29 @@ func (c Case) String() string {
 				if i > 0 {
 					b.WriteString(", ")
 				}
-				fmt.Fprintf(&b, "{Call: %d, Kind: blockdevtest.%v, Seed: %d}", x.Call, x.Kind, x.Seed)
+				fmt.Fprintf(&b, "{Call: %d, Kind: blockdevtest.%v, Seed: %d%s}", x.Call, x.Kind, x.Seed, faultsLiteral(", Faults: ", x.Faults))
 			}
 			b.WriteString("},\n")
 		}
-		for _, f := range r.Faults {
-			fmt.Fprintf(&b, "\t\t\tFaults: []blockdevtest.Fault{{Classes: %d, Nth: %d, Forever: %v, Err: syscall.Errno(%d)}}, // %v: %v\n",
-				f.Classes, f.Nth, f.Forever, f.Err, f.Classes, f.Err)
+		if len(r.Faults) > 0 {
+			fmt.Fprintf(&b, "\t\t\t%s, // %v: %v\n", faultsLiteral("Faults: ", r.Faults), r.Faults[0].Classes, r.Faults[0].Err)
 		}
 		b.WriteString("\t\t},\n")
 	}
 	b.WriteString("\t},\n}")
 	return b.String()
+}
+
+// faultsLiteral writes faults in Go after a prefix, "" for none.
+func faultsLiteral(prefix string, faults []Fault) string {
+	var s []string
+	for _, f := range faults {
+		s = append(s, fmt.Sprintf("{Classes: %d, Nth: %d, Forever: %v, Err: syscall.Errno(%d)}", f.Classes, f.Nth, f.Forever, f.Err))
+	}
+	if len(s) == 0 {
+		return ""
+	}
+	return prefix + "[]blockdevtest.Fault{" + strings.Join(s, ", ") + "}"
 }
 
 func (c Config) literal() string {

@@ -12,11 +12,13 @@ type Target struct {
 	// Open opens the pool that fills fs, or makes one where fs is empty.
 	// bootID names the time since the last power cut.
 	Open func(fs blockfile.FS, bootID string) (Pool, error)
-	// Check examines a pool that is not open; nil for no such test.
+	// Check examines the files of a pool, as a crash would leave them; nil for
+	// no such test.
 	Check func(fs blockfile.FS) error
 }
 
-// Pool is an open pool of the engine under test. A Pool may also be a Differ.
+// Pool is an open pool of the engine under test. A Pool may also be a Differ and
+// a MapChecker.
 type Pool interface {
 	// State lists what there is.
 	State() ([]LUNState, error)
@@ -72,6 +74,12 @@ type Extenter interface {
 // Differ compares two snapshots of a LUN. An empty to is the LUN now.
 type Differ interface {
 	Diff(ctx context.Context, lun, from, to string, off, n int64, yield func(length int64, d Difference) bool) error
+}
+
+// MapChecker compares what the engine has in memory of where data lies with
+// the same rebuilt from the disk.
+type MapChecker interface {
+	CheckMaps(ctx context.Context) error
 }
 
 // Difference is what a range differs by from an earlier state.

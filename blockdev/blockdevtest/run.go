@@ -44,6 +44,7 @@ func (f *Failure) Unwrap() error { return f.Err }
 type Report struct {
 	Calls   []int64 // mutating calls in each round, until its crash
 	Skipped []int   // operations passed over in each round
+	Failed  int64   // calls that faults made fail
 }
 
 // run is a Case on its way.
@@ -52,6 +53,8 @@ type run struct {
 	c     Case
 	at    int // the round
 	stops []string
+	// failed counts the calls that faults made fail in the round.
+	failed int64
 }
 
 // newRun makes the disk and the pool, with the LUNs that the Case begins with.
@@ -98,6 +101,7 @@ func Run(t Target, c Case) (Report, error) {
 		r.skipped = 0
 		calls, err := r.round(i, round)
 		rep.Calls, rep.Skipped = append(rep.Calls, calls), append(rep.Skipped, r.skipped)
+		rep.Failed += r.failed
 		if err != nil {
 			return rep, errors.Join(err, r.abandon())
 		}
@@ -110,7 +114,7 @@ func Run(t Target, c Case) (Report, error) {
 
 // round does one round, and returns the number of calls in its operations.
 func (r *run) round(i int, round Round) (int64, error) {
-	r.at = i
+	r.at, r.failed = i, 0
 	step := fmt.Sprintf("round %d", i)
 	var call int64
 	if len(round.Crashes) > 0 {
@@ -149,10 +153,12 @@ func (r *run) operate(round Round, call int64) (int64, error) {
 		r.stopAt = before + call
 		r.disk.StopAt(r.stopAt)
 	}
+	failedBefore, _, _ := r.disk.Failed()
 	for _, f := range round.Faults {
 		r.disk.Inject(f)
+		r.faults = present
+		r.model.forgetful = r.model.forgetful || f.Forever
 	}
-	r.faulty = r.faulty || len(round.Faults) > 0
 	err := r.runner.run(round.Ops)
 	calls := r.disk.Calls() - before
 	if r.stopped() {
@@ -163,6 +169,11 @@ func (r *run) operate(round Round, call int64) (int64, error) {
 		r.disk.ClearFaults()
 	}
 	r.stopAt = 0
+	if len(round.Faults) > 0 && err == nil {
+		now, _, _ := r.disk.Failed()
+		r.failed = now - failedBefore
+		r.faults = past
+	}
 	return calls, err
 }
 
@@ -181,7 +192,7 @@ func (r *run) crash(c Crash, again int64) (opened bool, err error) {
 	if again > 0 {
 		r.disk.StopAt(r.disk.Calls() + again)
 	}
-	err = r.openPool()
+	err = r.openFaulty(c.Faults)
 	if at, ok := r.disk.Stopped(); ok {
 		r.stops = append(r.stops, at+" of the recovery")
 		return false, nil
@@ -190,23 +201,52 @@ func (r *run) crash(c Crash, again int64) (opened bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("open: %w", err)
 	}
+	if err := r.check(); err != nil {
+		return false, err
+	}
 	return true, r.verify()
+}
+
+// openFaulty opens the pool while calls are made to fail. If that does not
+// work the process dies and opens it without.
+func (r *run) openFaulty(faults []Fault) error {
+	for _, f := range faults {
+		r.disk.Inject(f)
+	}
+	err := r.openPool()
+	n, _, _ := r.disk.Failed()
+	r.failed += n
+	if n == 0 || err == nil {
+		r.disk.ClearFaults()
+		return err
+	}
+	r.disk.Crash(Kill, 0)
+	return r.openPool()
+}
+
+// check has the engine check the disk as it is now, on a copy.
+func (r *run) check() error {
+	if r.target.Check == nil {
+		return nil
+	}
+	if err := r.target.Check(r.disk.Clone().Session()); err != nil {
+		return fmt.Errorf("check: %w", err)
+	}
+	return nil
 }
 
 // finish closes the pool, has it checked, and compares everything once more.
 // A pool that had faults may be unable to close; it then dies instead.
 func (r *run) finish() error {
 	if err := r.shut(); err != nil {
-		if !r.faulty {
+		if r.faults != past && len(r.model.failures()) == 0 {
 			return err
 		}
 		_, err := r.crash(Crash{Kind: Kill}, 0)
 		return err
 	}
-	if r.target.Check != nil {
-		if err := r.target.Check(r.disk.Session()); err != nil {
-			return fmt.Errorf("check: %w", err)
-		}
+	if err := r.check(); err != nil {
+		return err
 	}
 	if err := r.openPool(); err != nil {
 		return fmt.Errorf("open: %w", err)

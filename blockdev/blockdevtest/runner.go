@@ -17,7 +17,7 @@ type runner struct {
 	pool   Pool // nil if it could not be reopened
 	vols   map[int]Volume
 	ctx    context.Context // of the operations; ends when the disk stops
-	faulty bool            // faults were injected: operations may fail
+	faults tolerance       // why operations may fail
 	stopAt int64           // where the disk is to stop, 0 for nowhere
 
 	mu      sync.Mutex
@@ -37,6 +37,9 @@ func (r *runner) openPool() error {
 		return err
 	}
 	r.pool = pool
+	if r.faults == past {
+		r.faults = nowhereElse
+	}
 	return nil
 }
 
@@ -61,8 +64,10 @@ func (r *runner) run(ops []Op) error {
 			err = nil
 		case r.stopped():
 			return nil
-		case err != nil && r.faulty && op.Kind != OpRead:
+		case err != nil && op.Kind != OpRead && r.mayFail(op, err):
 			err = r.recoverFault()
+		case err == nil:
+			err = r.mustFail(op)
 		}
 		if err != nil {
 			return fmt.Errorf("operation %d, %v: %w", i, op, err)
@@ -72,32 +77,6 @@ func (r *runner) run(ops []Op) error {
 		}
 	}
 	return nil
-}
-
-// recoverFault goes on after an operation that failed by an injected fault. A
-// pool that could not be reopened dies and is opened without faults.
-func (r *runner) recoverFault() error {
-	if r.pool == nil {
-		r.disk.Crash(Kill, 0)
-		r.disk.StopAt(r.stopAt)
-		r.model.Crash(Kill)
-		if err := r.openPool(); err != nil && !r.stopped() {
-			return fmt.Errorf("open: %w", err)
-		}
-		if r.stopped() {
-			return nil
-		}
-	}
-	return r.resolve()
-}
-
-// resolve compares the names.
-func (r *runner) resolve() error {
-	found, err := r.pool.State()
-	if err != nil {
-		return fmt.Errorf("state: %w", err)
-	}
-	return r.model.Resolve(found)
 }
 
 // do does one operation. An error of an action leaves it to be resolved.

@@ -18,6 +18,9 @@ type Search struct {
 	// Again are the ways to crash at each call of the recovery from each of
 	// them; nil for no second crash.
 	Again []Crash
+	// Faults are the ways in which FailEverywhere makes each call fail; Nth is
+	// not used.
+	Faults []Fault
 	// After is done after each recovery, to see that the pool is well; nil for
 	// flushes and a power cut, then a few writes and a snapshot.
 	After []Round
@@ -28,7 +31,8 @@ type Search struct {
 // Tried counts what a search tried.
 type Tried struct {
 	Sequences int // lists of operations
-	Points    int // calls that a crash was tried at
+	Points    int // calls that a crash was tried at, or that were made to fail
+	Again     int // calls of recoveries that another crash was tried at
 	Crashes   int // recoveries that were compared with the model
 }
 
@@ -36,11 +40,12 @@ type Tried struct {
 func (n *Tried) Add(m Tried) {
 	n.Sequences += m.Sequences
 	n.Points += m.Points
+	n.Again += m.Again
 	n.Crashes += m.Crashes
 }
 
 func (n Tried) String() string {
-	return fmt.Sprintf("%d sequences, %d calls to crash at, %d recoveries", n.Sequences, n.Points, n.Crashes)
+	return fmt.Sprintf("%d sequences, %d crash points and %d in recoveries, %d recoveries", n.Sequences, n.Points, n.Again, n.Crashes)
 }
 
 // AllKinds are the ways to crash that a search should try: by name, and by
@@ -72,18 +77,22 @@ func (s *Search) late() bool { return !s.Deadline.IsZero() && time.Now().After(s
 
 // CrashEverywhere does the operations, crashes at each call in each way, and
 // compares. The error is a *Failure.
-func (s *Search) CrashEverywhere(ops []Op) (Tried, error) {
+func (s *Search) CrashEverywhere(ops []Op) (Tried, error) { return s.crashIn(ops, 0) }
+
+// crashIn crashes at each call from operation first on: what comes before has
+// been tried where it stood alone.
+func (s *Search) crashIn(ops []Op, first int) (Tried, error) {
 	tried := Tried{Sequences: 1}
-	rep, err := Run(s.Target, s.caseOf(ops))
+	done, passed, err := s.uncrashed(ops, first)
 	if err != nil {
 		return tried, err
 	}
-	if rep.Skipped[1] > 0 {
+	if passed {
 		return Tried{}, nil // the same as a shorter list
 	}
 	// Where the engine has goroutines the number of calls may vary, so the
 	// end is where no crash came about.
-	for call := int64(1); !s.late(); call++ {
+	for call := done + 1; !s.late(); call++ {
 		n, more, err := s.crashAt(ops, call)
 		tried.Add(n)
 		if err != nil || !more {
@@ -91,6 +100,18 @@ func (s *Search) CrashEverywhere(ops []Op) (Tried, error) {
 		}
 	}
 	return tried, nil
+}
+
+// uncrashed does the operations without a crash. It returns the number of
+// calls before operation first, and whether any operation was passed over.
+func (s *Search) uncrashed(ops []Op, first int) (calls int64, passed bool, err error) {
+	c := Case{Config: s.Config, Rounds: []Round{{Ops: s.Setup}, {Ops: ops[:first]}, {Ops: ops[first:]}}}
+	c.Rounds = append(c.Rounds, s.after()...)
+	rep, err := Run(s.Target, c)
+	if err != nil {
+		return 0, false, err
+	}
+	return rep.Calls[1], rep.Skipped[1]+rep.Skipped[2] > 0, nil
 }
 
 // caseOf returns the case that crashes the operations in a way.
@@ -120,7 +141,7 @@ func (s *Search) crashAt(ops []Op, call int64) (tried Tried, more bool, err erro
 	for _, crash := range s.Crashes {
 		crash.Call = call
 		n, err := s.outcomes(r, ops, crash)
-		tried.Crashes += n
+		tried.Add(n)
 		if err != nil {
 			return tried, more, err
 		}
@@ -129,24 +150,25 @@ func (s *Search) crashAt(ops []Op, call int64) (tried Tried, more bool, err erro
 }
 
 // outcomes tries one way of a crash, and every call of the recovery from it.
-func (s *Search) outcomes(r *run, ops []Op, crash Crash) (int, error) {
+func (s *Search) outcomes(r *run, ops []Op, crash Crash) (Tried, error) {
+	tried := Tried{Crashes: 1}
 	if _, err := s.recover(r, s.caseOf(ops, crash)); err != nil {
-		return 1, err
+		return tried, err
 	}
-	n := 1
 	for _, second := range s.Again {
 		for second.Call = 1; ; second.Call++ {
 			crashed, err := s.recover(r, s.caseOf(ops, crash, second))
-			n++
+			tried.Crashes++
 			if err != nil {
-				return n, err
+				return tried, err
 			}
 			if !crashed {
 				break
 			}
+			tried.Again++
 		}
 	}
-	return n, nil
+	return tried, nil
 }
 
 // recover ends a copy of a stopped run with the crashes of its case. again
@@ -183,7 +205,7 @@ func (s *Search) recover(stopped *run, c Case) (again bool, err error) {
 // fork copies a stopped run, without its pool.
 func (r *run) fork(c Case) *run {
 	f := &run{c: c, stops: append([]string{}, r.stops...)}
-	f.target, f.config, f.faulty = r.target, r.config, r.faulty
+	f.target, f.config, f.faults = r.target, r.config, r.faults
 	f.disk, f.model = r.disk.Clone(), r.model.Clone()
 	f.stamp, f.stamps = r.stamp, append([]string{}, r.stamps...)
 	return f
@@ -192,29 +214,47 @@ func (r *run) fork(c Case) *run {
 // Exhaustive crashes every sequence of up to length of the operations in a
 // list, or every nth of them beginning with first.
 func (s *Search) Exhaustive(ops []Op, length, first, nth int) (Tried, error) {
+	return s.each(ops, length, first, nth, func(ops []Op) (Tried, error) { return s.crashIn(ops, len(ops)-1) })
+}
+
+// ExhaustiveFaults does FailEverywhere with the sequences that Exhaustive
+// would crash.
+func (s *Search) ExhaustiveFaults(ops []Op, length, first, nth int) (Tried, error) {
+	return s.each(ops, length, first, nth, func(ops []Op) (Tried, error) { return s.failIn(ops, len(ops)-1) })
+}
+
+// Sequences is how many sequences of up to length there are of so many
+// operations.
+func Sequences(ops, length int) int {
+	total, count := 0, 1
+	for range length {
+		count *= ops
+		total += count
+	}
+	return total
+}
+
+// each calls try for every nth sequence of up to length, beginning with first.
+func (s *Search) each(ops []Op, length, first, nth int, try func(ops []Op) (Tried, error)) (Tried, error) {
 	var tried Tried
-	i := 0
-	for l := 1; l <= length; l++ {
-		count := 1
-		for range l {
-			count *= len(ops)
-		}
-		for k := range count {
-			if i++; (i-1)%nth != first%nth || s.late() {
-				continue
-			}
-			n, err := s.CrashEverywhere(sequence(ops, l, k))
-			tried.Add(n)
-			if err != nil {
-				return tried, err
-			}
+	for k := first % nth; k < Sequences(len(ops), length) && !s.late(); k += nth {
+		n, err := try(sequence(ops, k))
+		tried.Add(n)
+		if err != nil {
+			return tried, err
 		}
 	}
 	return tried, nil
 }
 
-// sequence returns the kth of the sequences of a length.
-func sequence(ops []Op, length, k int) []Op {
+// sequence returns the kth sequence, the short ones first.
+func sequence(ops []Op, k int) []Op {
+	count := len(ops)
+	length := 1
+	for ; k >= count; length++ {
+		k -= count
+		count *= len(ops)
+	}
 	s := make([]Op, length)
 	for i := range s {
 		s[i] = ops[k%len(ops)]

@@ -246,6 +246,9 @@ func (t *toy) write(name string, p []byte, off int64) error {
 	}
 	for _, n := range t.copies(name) {
 		f, err := t.file(n)
+		if err == nil && t.cat.Failed[n] {
+			err = fmt.Errorf("toy: %s lost data", n)
+		}
 		if err != nil {
 			return err
 		}
@@ -311,7 +314,7 @@ func (t *toy) State() ([]LUNState, error) {
 	defer t.mu.Unlock()
 	var out []LUNState
 	for _, l := range t.cat.LUNs {
-		s := LUNState{Name: l.Name, SizeBytes: l.Size}
+		s := LUNState{Name: l.Name, SizeBytes: l.Size, Failed: t.cat.Failed[l.File]}
 		for _, x := range l.Snaps {
 			s.Snapshots = append(s.Snapshots, SnapshotState{x.Name, x.Size})
 		}

@@ -13,6 +13,11 @@ func (r *runner) verify() error {
 	if err := r.resolve(); err != nil {
 		return err
 	}
+	if m, ok := r.pool.(MapChecker); ok {
+		if err := m.CheckMaps(context.Background()); err != nil {
+			return fmt.Errorf("maps: %w", err)
+		}
+	}
 	for _, l := range r.model.State() {
 		if err := r.verifyLUN(l); err != nil {
 			return err

@@ -1,0 +1,104 @@
+package blockdev
+
+import (
+	"context"
+	"maps"
+	"slices"
+)
+
+// CheckMaps rebuilds the extent map of every LUN, and of the snapshots whose
+// maps are in memory, from presence maps and journals, and compares it with
+// the map that I/O goes by. The error is ErrCorrupt if one differs. LUNs that
+// failed are passed over: what they hold in memory is lost. A LUN's I/O waits
+// while its map is compared.
+func (p *Pool) CheckMaps(ctx context.Context) error {
+	for _, l := range p.allLUNs() {
+		if err := l.checkMap(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.begin(ctx); err != nil {
+		return err
+	}
+	defer p.opMu.Unlock()
+	p.viewMu.Lock()
+	defer p.viewMu.Unlock()
+	p.cat.mu.RLock()
+	failed := p.layersOfFailed()
+	p.cat.mu.RUnlock()
+	for _, layer := range slices.Sorted(maps.Keys(p.views)) {
+		if p.cat.layer(layer) == nil || failed[layer] {
+			continue
+		}
+		if err := p.compareMap(ctx, layer, p.views[layer].m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lun) checkMap(ctx context.Context) error {
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	if err := l.pool.begin(ctx); err != nil {
+		return err
+	}
+	defer l.pool.opMu.Unlock()
+	l.gate.Lock()
+	defer l.gate.Unlock()
+	if l.usable() != nil {
+		return nil
+	}
+	return l.pool.compareMap(ctx, l.head.layer, l.m.Load())
+}
+
+// compareMap compares the map of a layer with what the disk says. opMu is
+// held, and nothing is written to the layer.
+func (p *Pool) compareMap(ctx context.Context, layer uint32, m *extentMap) error {
+	rebuilt, err := p.rebuildMap(ctx, layer)
+	if err != nil {
+		return err
+	}
+	eachDifference(m, rebuilt, func(block, count uint64, in, other place) bool {
+		err = errorf(ErrCorrupt, presenceName(layer), "%d blocks from %d are at %#x in memory, at %#x on disk", count, block, uint32(in), uint32(other))
+		return false
+	}, 0, max(m.end(), rebuilt.end()))
+	return err
+}
+
+// rebuildMap lays what the layers from the bottom up to a layer have on disk
+// over one another.
+func (p *Pool) rebuildMap(ctx context.Context, layer uint32) (*extentMap, error) {
+	var chain []*layerRecord
+	for id := layer; id != 0; {
+		r := p.cat.layer(id)
+		if r == nil {
+			return nil, errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", id)
+		}
+		chain = append(chain, r)
+		id = r.Parent
+	}
+	m := newExtentMap()
+	for _, r := range slices.Backward(chain) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if r.Sealed {
+			if err := p.overlayPresence(m, r.ID); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		own, err := p.loadOwn(r, false)
+		if err != nil {
+			return nil, err
+		}
+		if err := own.m.leaves(func(index uint64, lf *leaf) error {
+			m.overlayLeaf(index, lf)
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
