@@ -74,7 +74,11 @@ func errorf(class error, object, format string, args ...any) error {
 }
 
 // isNoSpace tells whether err is the system's way to say that a disk or a
-// quota is full.
+// quota is full, and nothing is lost: a sync that finds no space has lost what
+// it should have written (ErrFailed).
 func isNoSpace(err error) bool {
+	if errors.Is(err, ErrFailed) {
+		return false
+	}
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

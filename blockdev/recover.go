@@ -227,7 +227,7 @@ func (p *Pool) loadOwn(r *layerRecord, onlyCommitted bool) (ownMap, error) {
 
 // recoverFrozen seals a layer that was swapped out and not sealed.
 func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
-	if err := p.fs.SyncDir(layerDir(r.ID)); err != nil {
+	if err := p.syncNames(layerDir(r.ID)); err != nil {
 		return err
 	}
 	own, err := p.loadOwn(r, onlyCommitted)
@@ -301,14 +301,29 @@ func (p *Pool) syncOrigins(origins []uint32) error {
 			err = s.Sync()
 			p.segments.put(s)
 			if err != nil {
-				return err
+				return syncFailed(segmentName(o, shard), err)
 			}
 		}
-		if err := p.fs.SyncDir(originDir(o)); err != nil {
+		if err := p.syncNames(originDir(o)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// syncNames makes durable the names that a process that died left in a
+// directory.
+func (p *Pool) syncNames(dir string) error {
+	if err := p.fs.SyncDir(dir); err != nil {
+		return syncFailed(dir, err)
+	}
+	return nil
+}
+
+// syncFailed is the error of a sync of what was acknowledged, which is lost
+// whatever the reason: on a full disk too, where space is allocated late.
+func syncFailed(object string, err error) error {
+	return &Error{Object: object, Class: ErrFailed, Detail: "sync", Cause: err}
 }
 
 // recoverLUN opens a LUN: its head's map over that of the layers below.
@@ -361,7 +376,7 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 	last := own.scan.files[len(own.scan.files)-1].header
 	// A process that died may have left anything in the page cache. Flushes
 	// from now on sync only what they know to be dirty.
-	if err := p.fs.SyncDir(layerDir(r.ID)); err != nil {
+	if err := p.syncNames(layerDir(r.ID)); err != nil {
 		return err
 	}
 	if err := p.syncOrigins(r.Origins); err != nil {

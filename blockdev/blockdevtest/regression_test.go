@@ -1,6 +1,7 @@
 package blockdevtest_test
 
 import (
+	"syscall"
 	"testing"
 
 	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
@@ -11,6 +12,7 @@ func TestEngineRegressions(t *testing.T) {
 	config := blockdevtest.Config{Blocks: 12}
 	write := blockdevtest.Op{Kind: blockdevtest.OpWrite, Len: block}
 	lost := []blockdevtest.Crash{{Kind: blockdevtest.PowerCutLoseAll}}
+	noSpaceToSync := []blockdevtest.Fault{{Classes: blockdevtest.Sync, Nth: 1, Err: syscall.ENOSPC}}
 	for _, tt := range []struct {
 		name   string
 		rounds []blockdevtest.Round
@@ -36,6 +38,10 @@ func TestEngineRegressions(t *testing.T) {
 				{Kind: blockdevtest.OpClone},
 				{Kind: blockdevtest.OpDeleteLUN, LUN: 2},
 			}},
+		}},
+		{"a sync that finds no space when a killed pool is opened is final", []blockdevtest.Round{
+			{Ops: []blockdevtest.Op{write}, Crashes: []blockdevtest.Crash{{Kind: blockdevtest.Kill, Faults: noSpaceToSync}}},
+			{Ops: []blockdevtest.Op{{Kind: blockdevtest.OpFlush}}, Crashes: lost},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
