@@ -29,9 +29,9 @@ func (p *Pool) recover() error {
 	for _, r := range p.cat.luns {
 		heads[r.Head] = r
 	}
-	suspect := p.layersOfFailed()
+	suspect, reached := p.layersOfFailed(), p.reachedLayers()
 	for _, id := range slices.Sorted(maps.Keys(p.cat.layers)) {
-		if r := p.cat.layers[id]; !r.Sealed && heads[id] == nil {
+		if r := p.cat.layers[id]; !r.Sealed && heads[id] == nil && reached[id] {
 			if err := p.recoverFrozen(r, suspect[id]); err != nil {
 				p.recordFailureAbove(id, err)
 				return err
@@ -45,6 +45,25 @@ func (p *Pool) recover() error {
 		}
 	}
 	return nil
+}
+
+// reachedLayers returns the layers that a LUN or snapshot stands on. What the
+// others hold, nobody misses: they are pruned as they are.
+func (p *Pool) reachedLayers() map[uint32]bool {
+	reached := make(map[uint32]bool)
+	mark := func(id uint32) {
+		for id != 0 && !reached[id] && p.cat.layers[id] != nil {
+			reached[id] = true
+			id = p.cat.layers[id].Parent
+		}
+	}
+	for _, r := range p.cat.luns {
+		mark(r.Head)
+	}
+	for _, r := range p.cat.snapshots {
+		mark(r.Layer)
+	}
+	return reached
 }
 
 // recordFailureAbove notes that the LUNs whose heads stand on a layer failed:

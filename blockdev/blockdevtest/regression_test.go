@@ -43,6 +43,14 @@ func TestEngineRegressions(t *testing.T) {
 			{Ops: []blockdevtest.Op{write}, Crashes: []blockdevtest.Crash{{Kind: blockdevtest.Kill, Faults: noSpaceToSync}}},
 			{Ops: []blockdevtest.Op{{Kind: blockdevtest.OpFlush}}, Crashes: lost},
 		}},
+		{"what a deleted LUN did not sync need not be synced", []blockdevtest.Round{
+			{Ops: []blockdevtest.Op{{Kind: blockdevtest.OpSnapshot}, write}},
+			{
+				Ops:     []blockdevtest.Op{{Kind: blockdevtest.OpDeleteLUN, Force: true}},
+				Crashes: []blockdevtest.Crash{{Kind: blockdevtest.Kill, Faults: []blockdevtest.Fault{{Classes: blockdevtest.Sync, Nth: 1, Err: syscall.EIO}}}},
+			},
+			{Crashes: lost},
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			blockdevtest.Replay(t, engine(true), blockdevtest.Case{Config: config, Rounds: tt.rounds})
