@@ -235,7 +235,8 @@ func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
 		return nil, l.metadataError(err)
 	}
 	if err := h.journal.cut(from); err != nil {
-		return nil, l.fail(err)
+		// Nothing reads the files any more; the next opening removes them.
+		p.log.Warn("journal files not removed", "layer", h.layer, "error", err)
 	}
 	return frozen, nil
 }

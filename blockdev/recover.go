@@ -402,6 +402,9 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 		return err
 	}
 	if own.scan.empty() {
+		if err := p.removeJournals(r.ID, own.header.journalFrom); err != nil {
+			return err
+		}
 		j, err := reopenJournal(p.fs, r.ID, p.bootID, own.scan)
 		if err != nil {
 			return err

@@ -51,6 +51,13 @@ func TestEngineRegressions(t *testing.T) {
 			},
 			{Crashes: lost},
 		}},
+		{"a journal file that cannot be removed costs nothing", []blockdevtest.Round{
+			{
+				Ops:    []blockdevtest.Op{write, {Kind: blockdevtest.OpReopen}},
+				Faults: []blockdevtest.Fault{{Classes: blockdevtest.Remove, Nth: 1, Err: syscall.ENOSPC}},
+			},
+			{Ops: []blockdevtest.Op{write, {Kind: blockdevtest.OpFlush}}, Crashes: lost},
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			blockdevtest.Replay(t, engine(true), blockdevtest.Case{Config: config, Rounds: tt.rounds})
