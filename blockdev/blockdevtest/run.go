@@ -153,6 +153,7 @@ func (r *run) operate(round Round, call int64) (int64, error) {
 		r.stopAt = before + call
 		r.disk.StopAt(r.stopAt)
 	}
+	r.reborn = false
 	failedBefore, _, _ := r.disk.Failed()
 	for _, f := range round.Faults {
 		r.disk.Inject(f)
@@ -172,7 +173,9 @@ func (r *run) operate(round Round, call int64) (int64, error) {
 	if len(round.Faults) > 0 && err == nil {
 		now, _, _ := r.disk.Failed()
 		r.failed = now - failedBefore
-		r.faults = past
+		if r.faults = nowhereElse; !r.stopped() {
+			err = r.afterFaults(round.Faults)
+		}
 	}
 	return calls, err
 }

@@ -18,6 +18,7 @@ type runner struct {
 	vols   map[int]Volume
 	ctx    context.Context // of the operations; ends when the disk stops
 	faults tolerance       // why operations may fail
+	reborn bool            // a pool that faults kept from opening was opened without
 	stopAt int64           // where the disk is to stop, 0 for nowhere
 
 	mu      sync.Mutex

@@ -263,15 +263,22 @@ func sequence(ops []Op, k int) []Op {
 	return s
 }
 
-// Report fails a test with an error of a search, reduced.
+// Report fails a test with an error of a search, reduced, or logs what was
+// tried.
 func (s *Search) Report(tb testing.TB, tried Tried, err error) {
+	tb.Helper()
+	if err != nil {
+		s.Fail(tb, tried, err)
+	}
+	tb.Log(tried)
+}
+
+// Fail fails a test with an error of a search, reduced.
+func (s *Search) Fail(tb testing.TB, tried Tried, err error) {
 	tb.Helper()
 	var f *Failure
 	if errors.As(err, &f) {
 		err = Shrink(s.Target, f, 20*time.Second)
 	}
-	if err != nil {
-		tb.Fatalf("after %v: %v", tried, err)
-	}
-	tb.Log(tried)
+	tb.Fatalf("after %v: %v", tried, err)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -77,6 +78,7 @@ func (r *runner) mustFail(op Op) error {
 // pool that could not be reopened dies and is opened without faults.
 func (r *runner) recoverFault() error {
 	if r.pool == nil {
+		r.reborn = true
 		r.disk.Crash(Kill, 0)
 		r.disk.StopAt(r.stopAt)
 		r.model.Crash(Kill)
@@ -97,4 +99,37 @@ func (r *runner) resolve() error {
 		return fmt.Errorf("state: %w", err)
 	}
 	return r.model.Resolve(found)
+}
+
+// afterFaults judges what injected faults did, at the end of their round.
+func (r *run) afterFaults(faults []Fault) error {
+	if r.failed == 0 {
+		return nil
+	}
+	_, class, name := r.disk.Failed()
+	r.faults = past
+	noSpace := !slices.ContainsFunc(faults, func(f Fault) bool { return !errors.Is(f.Err, syscall.ENOSPC) })
+	lost := class == Sync || class == SyncDir || class == WriteAt && isJournal(name)
+	switch {
+	case noSpace && !lost: // nothing is lost, and all works that is possible
+		r.faults = nowhereElse
+		if failed := r.model.failures(); len(failed) > 0 {
+			return fmt.Errorf("LUNs %v failed though only space was wanting, for %v %s", failed, class, name)
+		}
+	case class == Sync && (isJournal(name) || strings.HasPrefix(name, "segments/")) && r.failed == 1 && !r.reborn:
+		// In a recovery it may have been the sync of a snapshot, which was
+		// durable already.
+		if err := r.resolve(); err != nil {
+			return err
+		}
+		if len(r.model.failures()) == 0 {
+			return fmt.Errorf("no LUN failed though a sync of %s did", name)
+		}
+	}
+	return nil
+}
+
+// isJournal tells whether a file is a journal that is in use.
+func isJournal(name string) bool {
+	return strings.Contains(name, "/journal-") && !strings.HasSuffix(name, ".new")
 }
