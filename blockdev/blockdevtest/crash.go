@@ -58,6 +58,11 @@ func (d *Disk) Crash(kind Kind, seed uint64) {
 	}
 	d.st.collect()
 	d.st.recount()
+	if d.st.capacity > 0 {
+		// A filesystem gives out freed space only when the freeing is durable.
+		// Here a hole punch may be lost whose space is in use again.
+		d.st.capacity = max(d.st.capacity, d.st.allocated)
+	}
 }
 
 // settle decides what became of the call that StopAt held back.

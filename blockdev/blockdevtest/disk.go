@@ -123,6 +123,13 @@ func (d *Disk) SetCapacity(bytes int64) {
 	d.st.capacity = bytes
 }
 
+// limited tells whether the disk has a capacity.
+func (d *Disk) limited() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.st.capacity > 0
+}
+
 // FlipBit inverts a bit of a file, on the disk and in the cache. A hole has no
 // bits: flipping one is an error.
 func (d *Disk) FlipBit(name string, off int64, bit uint) error {

@@ -1,6 +1,7 @@
 package blockdevtest
 
 import (
+	"io"
 	"io/fs"
 	"math"
 	"sync/atomic"
@@ -118,6 +119,23 @@ func (f *file) Allocated() (int64, error) {
 	}
 	defer f.s.d.mu.Unlock()
 	return f.s.d.st.inodes[f.ino].bytes(), nil
+}
+
+// NextData implements blockfile.DataSeeker by pages.
+func (f *file) NextData(off int64) (start, end int64, err error) {
+	if err := f.enter("seek"); err != nil {
+		return 0, 0, err
+	}
+	defer f.s.d.mu.Unlock()
+	c := &f.s.d.st.inodes[f.ino].cache
+	for start = off; start < c.size && c.missing(start, 1) > 0; start = (start/pageSize + 1) * pageSize {
+	}
+	if start >= c.size {
+		return 0, 0, io.EOF
+	}
+	for end = start; end < c.size && c.missing(end, 1) == 0; end = (end/pageSize + 1) * pageSize {
+	}
+	return start, min(end, c.size), nil
 }
 
 func (f *file) Close() error {

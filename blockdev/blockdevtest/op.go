@@ -28,11 +28,13 @@ const (
 	OpSettle
 	OpReopen     // closes the pool and opens it
 	OpConcurrent // Parts at the same time
+	OpFill       // others use up the disk, but for Len bytes
+	OpRoom       // the disk has no limit any more
 )
 
 var opNames = [...]string{"OpWrite", "OpFUA", "OpDiscard", "OpWriteZeroes", "OpFlush", "OpRead",
 	"OpCreateLUN", "OpResize", "OpRenameLUN", "OpDeleteLUN", "OpSnapshot", "OpRevert", "OpClone",
-	"OpDeleteSnapshot", "OpRenameSnapshot", "OpSettle", "OpReopen", "OpConcurrent"}
+	"OpDeleteSnapshot", "OpRenameSnapshot", "OpSettle", "OpReopen", "OpConcurrent", "OpFill", "OpRoom"}
 
 func (k OpKind) String() string {
 	if int(k) < len(opNames) {

@@ -15,6 +15,9 @@ type Target struct {
 	// Check examines the files of a pool, as a crash would leave them; nil for
 	// no such test.
 	Check func(fs blockfile.FS) error
+	// CheckSpace looks for space that the files of a pool take for nothing; it
+	// is asked after OpSettle and a clean end. nil for no such test.
+	CheckSpace func(fs blockfile.FS) error
 }
 
 // Pool is an open pool of the engine under test. A Pool may also be a Differ and

@@ -241,6 +241,13 @@ func (r *run) check() error {
 // finish closes the pool, has it checked, and compares everything once more.
 // A pool that had faults may be unable to close; it then dies instead.
 func (r *run) finish() error {
+	well := r.faults == nowhereElse && len(r.model.failures()) == 0
+	if well {
+		r.ctx = context.Background()
+		if err := r.do(Op{Kind: OpSettle}); err != nil {
+			return fmt.Errorf("settle: %w", err)
+		}
+	}
 	if err := r.shut(); err != nil {
 		if r.faults != past && len(r.model.failures()) == 0 {
 			return err
@@ -250,6 +257,11 @@ func (r *run) finish() error {
 	}
 	if err := r.check(); err != nil {
 		return err
+	}
+	if well && r.target.CheckSpace != nil {
+		if err := r.target.CheckSpace(r.disk.Clone().Session()); err != nil {
+			return fmt.Errorf("space: %w", err)
+		}
 	}
 	if err := r.openPool(); err != nil {
 		return fmt.Errorf("open: %w", err)

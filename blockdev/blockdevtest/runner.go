@@ -89,6 +89,12 @@ func (r *runner) do(op Op) error {
 		return r.reopen()
 	case OpConcurrent:
 		return r.concurrent(op)
+	case OpFill:
+		r.disk.SetCapacity(r.disk.Allocated() + op.Len)
+		return nil
+	case OpRoom:
+		r.disk.SetCapacity(0)
+		return nil
 	case OpWrite, OpFUA, OpDiscard, OpWriteZeroes, OpFlush:
 		l, v, err := r.volume(op)
 		if err != nil {

@@ -32,7 +32,8 @@ type inode struct {
 
 	names, diskNames map[string]uint64 // of a directory
 
-	rows tableRows // of a table; its updates are durable at once
+	rows       tableRows // of a table; its updates are durable at once
+	tableBytes int64     // the space it takes, which does not shrink
 }
 
 // state is all that the disk holds. Clones share inodes and pages, and copy
@@ -112,7 +113,7 @@ func (n *inode) bytes() int64 {
 	case kindFile:
 		return int64(len(n.cache.pages)) * pageSize
 	case kindTable:
-		return n.rows.bytes()
+		return n.tableBytes
 	}
 	return 0
 }
@@ -290,21 +291,21 @@ func (st *state) punch(ino uint64, off, length int64) {
 	}
 	before := len(n.cache.pages)
 	if off+length == n.cache.size { // the last page goes whole
-		n.cache.punch(st.owner, off, alignUp(off+length, pageSize)-off)
-	} else {
-		n.cache.punch(st.owner, off, length)
+		length = alignUp(off+length, pageSize) - off
 	}
+	n.cache.punch(st.owner, off, length)
 	st.grow(ino, int64(len(n.cache.pages)-before)*pageSize)
 	st.queue(n, dataOp{class: PunchHole, off: off, n: length})
 }
 
 func (st *state) update(ino uint64, rows tableRows) error {
 	n := st.own(ino)
-	more := rows.bytes() - n.rows.bytes()
+	more := max(n.rows.bytes()+rows.changed(n.rows).bytes()-n.tableBytes, 0)
 	if st.capacity > 0 && more > 0 && st.allocated+more > st.capacity {
 		return syscall.ENOSPC
 	}
 	n.rows = rows
+	n.tableBytes += more
 	st.grow(ino, more)
 	return nil
 }

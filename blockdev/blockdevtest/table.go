@@ -40,6 +40,19 @@ func (t tableRows) bytes() int64 {
 	return blocks * pageSize
 }
 
+// changed returns the buckets that differ from those of an earlier state of the
+// table.
+func (t tableRows) changed(before tableRows) tableRows {
+	c := tableRows{}
+	for name, rows := range t {
+		old, ok := before[name]
+		if !ok || len(old) != len(rows) || len(rows) > 0 && &old[0] != &rows[0] {
+			c[name] = rows
+		}
+	}
+	return c
+}
+
 func findRow(rows []row, key []byte) (int, bool) {
 	return slices.BinarySearchFunc(rows, key, func(r row, key []byte) int {
 		return bytes.Compare(r.key, key)

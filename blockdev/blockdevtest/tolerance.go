@@ -12,10 +12,9 @@ import (
 type tolerance uint8
 
 const (
-	// nowhereElse: those on LUNs that failed, which must fail.
+	// nowhereElse: those on LUNs that failed, which must fail, and, on a disk
+	// with a limit, those that need space.
 	nowhereElse tolerance = iota
-	// full: for want of space, those that need some.
-	full
 	// past: faults were injected and ended, the pool was not opened again.
 	past
 	// present: calls are made to fail.
@@ -27,18 +26,20 @@ func (r *runner) mayFail(op Op, err error) bool {
 	switch r.faults {
 	case present, past:
 		return true
-	case full:
-		if errors.Is(err, syscall.ENOSPC) && needsSpace(op.Kind) {
-			return true
-		}
+	}
+	if r.disk.limited() && errors.Is(err, syscall.ENOSPC) && needsSpace(op) {
+		return true
 	}
 	return r.onFailed(op)
 }
 
-// needsSpace tells whether an operation may fail on a full disk.
-func needsSpace(k OpKind) bool {
-	switch k {
-	case OpRead, OpFlush, OpDiscard, OpDeleteSnapshot, OpDeleteLUN, OpRenameLUN, OpRenameSnapshot, OpResize, OpSettle, OpReopen:
+// needsSpace tells whether an operation may fail on a full disk. A discard of
+// whole blocks must not, one of parts may have to write.
+func needsSpace(op Op) bool {
+	switch op.Kind {
+	case OpDiscard, OpWriteZeroes:
+		return op.Off%pageSize != 0 || op.Len%pageSize != 0
+	case OpRead, OpFlush, OpDeleteSnapshot, OpDeleteLUN, OpRenameLUN, OpRenameSnapshot, OpResize, OpSettle, OpReopen:
 		return false
 	}
 	return true
