@@ -21,20 +21,33 @@ func (p *Pool) CheckMaps(ctx context.Context) error {
 		return err
 	}
 	defer p.opMu.Unlock()
-	p.viewMu.Lock()
-	defer p.viewMu.Unlock()
-	p.cat.mu.RLock()
 	failed := p.layersOfFailed()
-	p.cat.mu.RUnlock()
-	for _, layer := range slices.Sorted(maps.Keys(p.views)) {
+	kept := p.keptMaps()
+	for _, layer := range slices.Sorted(maps.Keys(kept)) {
 		if p.cat.layer(layer) == nil || failed[layer] {
 			continue
 		}
-		if err := p.compareMap(ctx, layer, p.views[layer].m); err != nil {
+		if err := p.compareMap(ctx, layer, kept[layer]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// keptMaps returns the maps in memory of layers that are not open.
+func (p *Pool) keptMaps() map[uint32]*extentMap {
+	p.viewMu.Lock()
+	defer p.viewMu.Unlock()
+	p.pins.mu.Lock()
+	defer p.pins.mu.Unlock()
+	kept := maps.Clone(p.pins.maps)
+	if kept == nil {
+		kept = make(map[uint32]*extentMap)
+	}
+	for layer, v := range p.views {
+		kept[layer] = v.m
+	}
+	return kept
 }
 
 func (l *lun) checkMap(ctx context.Context) error {
