@@ -35,7 +35,10 @@ const (
 
 // poolRecord is the one record of its bucket, under id 0.
 type poolRecord struct {
-	Made         bool   `json:"made"` // always true in the table
+	Made bool `json:"made"` // always true in the table
+	// Clean: the pool was closed with nothing left to give back in the segments
+	// of open layers.
+	Clean        bool   `json:"clean,omitempty"`
 	NextLUN      uint64 `json:"next_lun"`
 	NextLayer    uint32 `json:"next_layer"`
 	NextSnapshot uint64 `json:"next_snapshot"`

@@ -327,7 +327,7 @@ func (l *lun) punchRange(h *head, frozen *extentMap, origin uint32, block, count
 		}
 		for _, r := range m.runs(nil, f.block, f.count) {
 			if r.place != used {
-				errs = append(errs, l.pool.punchBlocks(origin, r.block, r.count))
+				errs = append(errs, l.pool.punchBlocks(origin, r.block, r.count, h.markDirty))
 			}
 		}
 	}
@@ -339,7 +339,7 @@ func (l *lun) punchRange(h *head, frozen *extentMap, origin uint32, block, count
 func (p *Pool) punchUnused(final *extentMap, origin uint32, block, count uint64) error {
 	for _, r := range final.runs(nil, block, count) {
 		if r.place != dataPlace(origin) {
-			if err := p.punchBlocks(origin, r.block, r.count); err != nil {
+			if err := p.punchBlocks(origin, r.block, r.count, func(*segment) {}); err != nil {
 				return err
 			}
 		}

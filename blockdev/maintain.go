@@ -420,9 +420,13 @@ func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) 
 	if err := p.grace.wait(ctx); err != nil {
 		return false, err
 	}
-	return true, p.eachAllocated(r.Origin, func(block, count uint64) error {
+	if err := p.eachAllocated(r.Origin, func(block, count uint64) error {
 		return p.punchUnused(own, r.Origin, block, count)
-	})
+	}); err != nil {
+		return false, err
+	}
+	// The record must not go before the holes are durable.
+	return true, p.syncOrigins([]uint32{r.Origin})
 }
 
 // reclaim is reclaimSpace for an origin that the LUN's head owns.
@@ -446,7 +450,14 @@ func (l *lun) reclaim(ctx context.Context, r reclaimRecord) (bool, error) {
 		complete = complete && punched
 		return err
 	})
-	return complete, err
+	if err != nil || !complete {
+		return false, err
+	}
+	// The record must not go before the holes are durable.
+	if err := h.syncData(l.pool.segments); err != nil {
+		return false, l.fail(err)
+	}
+	return true, nil
 }
 
 // eachAllocated calls fn for the runs of blocks that may take space in the
@@ -509,8 +520,9 @@ func (p *Pool) eachDataRange(key segmentKey, fn func(start, end int64) error) er
 	}
 }
 
-// punchBlocks gives back the space of blocks in the segments of an origin.
-func (p *Pool) punchBlocks(origin uint32, block, count uint64) error {
+// punchBlocks gives back the space of blocks in the segments of an origin, and
+// tells of each segment that it was changed.
+func (p *Pool) punchBlocks(origin uint32, block, count uint64, punched func(*segment)) error {
 	for count > 0 {
 		shardBlocks := uint64(p.shardBytes / BlockSize)
 		at := block % shardBlocks
@@ -518,6 +530,7 @@ func (p *Pool) punchBlocks(origin uint32, block, count uint64) error {
 		s, err := p.segments.get(segmentKey{origin, uint32(block / shardBlocks)}, false)
 		if err == nil {
 			err = s.PunchHole(int64(at)*BlockSize, int64(n)*BlockSize)
+			punched(s)
 			p.segments.put(s)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -73,6 +73,7 @@ type Pool struct {
 	observer   Observer
 	now        func() time.Time
 	manual     bool
+	unclean    bool // the pool was not closed when it was opened
 
 	lock     io.Closer
 	cat      *catalogue
@@ -309,8 +310,14 @@ func (p *Pool) Close() error {
 	p.opMu.Lock()
 	defer p.opMu.Unlock()
 	var errs []error
+	clean := p.cat.pool
+	clean.Clean = true
 	for _, l := range p.allLUNs() {
 		errs = append(errs, l.close())
+		clean.Clean = clean.Clean && l.tidy()
+	}
+	if clean.Clean && errors.Join(errs...) == nil {
+		errs = append(errs, p.cat.commit(putPool(clean)))
 	}
 	errs = append(errs, p.grace.wait(context.Background()), p.closeFiles())
 	return errors.Join(errs...)
@@ -349,6 +356,13 @@ func (l *lun) close() error {
 		errs = append(errs, o.journal.close())
 	}
 	return errors.Join(errs...)
+}
+
+// tidy tells whether a LUN that was closed has no space to give back that only
+// a scan would find again.
+func (l *lun) tidy() bool {
+	h := l.currentHead()
+	return len(h.pendingTrims()) == 0 && !h.scan.Load()
 }
 
 // stop ends all writes and flushes for good and returns the open layer.

@@ -88,7 +88,7 @@ func (p *Pool) recordFailureAbove(layer uint32, err error) {
 // pool with layers whose catalogue is gone.
 func (p *Pool) checkKnown() error {
 	if p.cat.pool.Made {
-		return nil
+		return p.markOpen()
 	}
 	names, err := p.fs.ReadDir("layers")
 	if err != nil {
@@ -99,6 +99,18 @@ func (p *Pool) checkKnown() error {
 	}
 	r := p.cat.pool
 	r.Made = true
+	return p.cat.commit(putPool(r))
+}
+
+// markOpen notes that a pool is not clean any more. What a crash then leaves
+// in segments without a record in a journal, only a scan of them finds.
+func (p *Pool) markOpen() error {
+	p.unclean = !p.cat.pool.Clean
+	if p.unclean {
+		return nil
+	}
+	r := p.cat.pool
+	r.Clean = false
 	return p.cat.commit(putPool(r))
 }
 
@@ -253,7 +265,7 @@ func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
 	if err != nil {
 		return err
 	}
-	changes := []change{putLayer(sealedRecord(r))}
+	changes := append(p.reclaimsOf(r), putLayer(sealedRecord(r)))
 	if !own.header.sealed {
 		if err := p.syncOrigins(r.Origins); err != nil {
 			return err
@@ -262,7 +274,6 @@ func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
 		if err := p.writePresence(h, own.m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
 			return err
 		}
-		changes = append(changes, p.reclaimsOf(r)...)
 	}
 	if err := p.cat.commit(changes...); err != nil {
 		return err
@@ -410,7 +421,7 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 			return err
 		}
 		l.head = newHead(r.ID, j, r.Origins)
-		if own.header.leftover {
+		if own.header.leftover || p.unclean {
 			return p.cat.commit(p.reclaimsOf(r)...)
 		}
 		return nil

@@ -4,6 +4,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/rowan-storage/rowan/blockdev"
 	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
 )
 
@@ -61,6 +62,36 @@ func TestEngineRegressions(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			blockdevtest.Replay(t, engine(true), blockdevtest.Case{Config: config, Rounds: tt.rounds})
+		})
+	}
+}
+
+// spaceSearch looks also for space that is taken for nothing in the end.
+func spaceSearch() *blockdevtest.Search {
+	s := search()
+	s.Target.CheckSpace = blockdev.CheckSpace
+	return s
+}
+
+// TestEngineSpaceAfterACrash: blocks that a crash leaves with nothing to map
+// them are given back.
+func TestEngineSpaceAfterACrash(t *testing.T) {
+	t.Parallel()
+	discard := blockdevtest.Op{Kind: blockdevtest.OpDiscard, Off: 6 * block, Len: block}
+	settle := blockdevtest.Op{Kind: blockdevtest.OpSettle}
+	for _, tt := range []struct {
+		name string
+		ops  []blockdevtest.Op
+	}{
+		{"data whose record was lost", []blockdevtest.Op{{Kind: blockdevtest.OpWrite, Off: 9 * block, Len: block}}},
+		{"a discard that a checkpoint holds", []blockdevtest.Op{discard, settle}},
+		{"a discard in a layer that is sealed", []blockdevtest.Op{discard, {Kind: blockdevtest.OpSnapshot}, settle}},
+		{"holes that were not synced", []blockdevtest.Op{{Kind: blockdevtest.OpDeleteSnapshot}, settle}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := spaceSearch()
+			tried, err := s.CrashEverywhere(tt.ops)
+			s.Report(t, tried, err)
 		})
 	}
 }

@@ -1,0 +1,102 @@
+package blockdev
+
+import (
+	"errors"
+	"path"
+	"strings"
+
+	"github.com/rowan-storage/rowan/blockdev/blockfile"
+)
+
+// CheckSpace looks for space that a pool takes for nothing: files that nothing
+// names, and blocks of segments that nothing maps. What maintenance has still
+// to give back does not count, but after a crash more may be found until the
+// pool was opened and settled. Nobody may have the pool open. The error joins
+// all that it found.
+func CheckSpace(fsys blockfile.FS) error {
+	p := &Pool{fs: fsys}
+	if err := p.readHeader(); err != nil {
+		return err
+	}
+	lock, err := lockPool(fsys, ".")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	cat, err := openCatalogue(fsys)
+	if err != nil {
+		return err
+	}
+	p.cat = cat
+	p.segments = newSegmentCache(fsys, segmentLimit())
+	c := checker{p: p, owner: make(map[uint32]uint32)}
+	for id, r := range cat.layers {
+		for _, o := range r.Origins {
+			c.owner[o] = id
+		}
+	}
+	err = errors.Join(c.layerFiles(), c.unmapped())
+	return errors.Join(err, errors.Join(c.errs...), p.segments.close(), cat.table.Close())
+}
+
+// layerFiles finds the directories of layers that are gone, and files that
+// were never finished.
+func (c *checker) layerFiles() error {
+	ids, err := c.p.listIDs("layers")
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if c.p.cat.layers[id] == nil {
+			c.found(layerDir(id), "no layer has this directory")
+		}
+		names, err := c.p.fs.ReadDir(layerDir(id))
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if strings.HasSuffix(n, newSuffix) {
+				c.found(path.Join(layerDir(id), n), "an unfinished file was left")
+			}
+		}
+	}
+	return nil
+}
+
+// unmapped finds blocks that take space in the segments of an origin and that
+// its owner does not map.
+func (c *checker) unmapped() error {
+	own := make(map[uint32]*extentMap)
+	for id, r := range c.p.cat.layers {
+		m, err := c.p.loadOwn(r, false)
+		if err != nil {
+			return err
+		}
+		own[id] = m.m
+	}
+	origins, err := c.p.listIDs("segments")
+	if err != nil {
+		return err
+	}
+	for _, o := range origins {
+		owner, owned := c.owner[o]
+		if c.p.cat.reclaims[o] != nil {
+			continue // to be done
+		}
+		if !owned {
+			c.found(originDir(o), "no layer owns these segments")
+			continue
+		}
+		if err := c.p.eachAllocated(o, func(block, count uint64) error {
+			for _, r := range own[owner].runs(nil, block, count) {
+				if r.place != dataPlace(o) {
+					c.found(originDir(o), "%d blocks from %d take space, layer %08x does not map them", r.count, r.block, owner)
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
