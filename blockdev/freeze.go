@@ -165,6 +165,14 @@ func (p *Pool) prepareLayer(id uint32) (*journal, error) {
 	if id > maxOrigin {
 		return nil, errorf(ErrInvalid, "layer", "all %d ids are used up", maxOrigin)
 	}
+	j, err := p.makeLayer(id)
+	if err != nil {
+		p.removeLayerFiles(id)
+	}
+	return j, err
+}
+
+func (p *Pool) makeLayer(id uint32) (*journal, error) {
 	for _, dir := range []string{layerDir(id), originDir(id)} {
 		if err := p.fs.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
@@ -192,9 +200,14 @@ func (p *Pool) abandon(heads []*head) {
 	}
 	for _, h := range heads {
 		h.journal.close()
-		if err := errors.Join(removeDir(p.fs, layerDir(h.layer)), removeDir(p.fs, originDir(h.layer))); err != nil {
-			p.log.Warn("prepared layer not removed", "layer", h.layer, "error", err)
-		}
+		p.removeLayerFiles(h.layer)
+	}
+}
+
+// removeLayerFiles drops what was made for a layer.
+func (p *Pool) removeLayerFiles(id uint32) {
+	if err := errors.Join(removeDir(p.fs, layerDir(id)), removeDir(p.fs, originDir(id))); err != nil {
+		p.log.Warn("prepared layer not removed", "layer", id, "error", err)
 	}
 }
 

@@ -246,7 +246,9 @@ func (j *journal) create(generation uint64, length int64) (*journalFile, error) 
 		err = j.fs.Rename(name+newSuffix, name)
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		err = errors.Join(err, f.Close())
+		j.fs.Remove(name + newSuffix) // gives its space back; else the next opening does
+		return nil, err
 	}
 	return &journalFile{file: f, generation: generation, salt: header.salt(), length: length, tail: journalHeaderSize}, nil
 }

@@ -257,7 +257,7 @@ func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, of
 	}
 	var buf [4]record
 	recs := buf[:0]
-	for _, r := range runs {
+	for i, r := range runs {
 		origin := r.place.origin()
 		var err error
 		if h.inPlace(r.place) {
@@ -268,6 +268,7 @@ func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, of
 		}
 		if err != nil {
 			h.journal.release(need)
+			l.trimUnmapped(h, runs[:i+1])
 			return err
 		}
 	}
@@ -279,6 +280,17 @@ func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, of
 	}
 	l.pool.wantRoom(l, h)
 	return nil
+}
+
+// trimUnmapped has the space given back that a write took which failed before
+// the map was changed.
+func (l *lun) trimUnmapped(h *head, runs []mapRun) {
+	for _, r := range runs {
+		if !h.inPlace(r.place) {
+			h.addTrim(trim{h.layer, r.block, r.count})
+		}
+	}
+	l.pool.wantCheckpoint(l)
 }
 
 // appendData adds the record that maps a run to an origin, or makes the last

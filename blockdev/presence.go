@@ -219,11 +219,13 @@ func (w *presenceWriter) finish() (presenceHeader, error) {
 	if err == nil {
 		err = w.file.Sync()
 	}
-	if err := errors.Join(err, w.file.Close()); err != nil {
-		return w.header, err
-	}
+	err = errors.Join(err, w.file.Close())
 	name := presenceName(w.header.layer)
-	if err := w.fs.Rename(name+newSuffix, name); err != nil {
+	if err == nil {
+		err = w.fs.Rename(name+newSuffix, name)
+	}
+	if err != nil {
+		w.fs.Remove(name + newSuffix) // gives its space back; else the next opening does
 		return w.header, err
 	}
 	return w.header, w.fs.SyncDir(layerDir(w.header.layer))

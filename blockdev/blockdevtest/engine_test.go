@@ -27,7 +27,8 @@ func engine(manual bool) blockdevtest.Target {
 			}
 			return pool{p}, nil
 		},
-		Check: blockdev.Check,
+		Check:      blockdev.Check,
+		CheckSpace: blockdev.CheckSpace,
 	}
 }
 

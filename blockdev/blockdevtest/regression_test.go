@@ -4,7 +4,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/rowan-storage/rowan/blockdev"
 	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
 )
 
@@ -66,13 +65,6 @@ func TestEngineRegressions(t *testing.T) {
 	}
 }
 
-// spaceSearch looks also for space that is taken for nothing in the end.
-func spaceSearch() *blockdevtest.Search {
-	s := search()
-	s.Target.CheckSpace = blockdev.CheckSpace
-	return s
-}
-
 // TestEngineSpaceAfterACrash: blocks that a crash leaves with nothing to map
 // them are given back.
 func TestEngineSpaceAfterACrash(t *testing.T) {
@@ -89,8 +81,34 @@ func TestEngineSpaceAfterACrash(t *testing.T) {
 		{"holes that were not synced", []blockdevtest.Op{{Kind: blockdevtest.OpDeleteSnapshot}, settle}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := spaceSearch()
+			s := search()
 			tried, err := s.CrashEverywhere(tt.ops)
+			s.Report(t, tried, err)
+		})
+	}
+}
+
+// TestEngineSpaceAfterAFault: what an operation took that failed is given
+// back.
+func TestEngineSpaceAfterAFault(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		ops  []blockdevtest.Op
+	}{
+		{"a write", []blockdevtest.Op{{Kind: blockdevtest.OpWrite, Off: 9 * block, Len: 2 * block}}},
+		{"a discard whose checkpoint failed", []blockdevtest.Op{
+			{Kind: blockdevtest.OpDiscard, Off: 6 * block, Len: block},
+			{Kind: blockdevtest.OpSettle},
+		}},
+		{"a snapshot", []blockdevtest.Op{{Kind: blockdevtest.OpSnapshot, Group: true}}},
+		{"a clone", []blockdevtest.Op{{Kind: blockdevtest.OpClone}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := searchFaults()
+			s.Crashes = nil
+			s.After = []blockdevtest.Round{}
+			tried, err := s.FailEverywhere(tt.ops)
 			s.Report(t, tried, err)
 		})
 	}
