@@ -2,6 +2,7 @@ package blockfile
 
 import (
 	"fmt"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -26,7 +27,17 @@ func (t boltTable) View(fn func(tx Tx) error) error {
 }
 
 func (t boltTable) Update(fn func(tx Tx) error) error {
-	return t.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) })
+	return updateError(t.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) }))
+}
+
+// updateError keeps the error of a sync, which may have lost anything, from
+// being taken for a mere want of space: bbolt returns a sync's as a bare errno,
+// that of a write with the name of the file.
+func updateError(err error) error {
+	if errno, ok := err.(syscall.Errno); ok {
+		return fmt.Errorf("sync of the table: %v: %w", errno, syscall.EIO)
+	}
+	return err
 }
 
 func (t boltTable) Close() error { return t.db.Close() }
