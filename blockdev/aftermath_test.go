@@ -259,7 +259,7 @@ func TestNothingAfterClose(t *testing.T) {
 	hd.journal.room.Store(0) // as a write finds it
 	must(t, p.Close())
 	before := d.Calls()
-	err := l.makeRoom(hd) // what that write does next
+	err := l.makeRoom(hd, false) // what that write does next
 	if n := d.Calls() - before; n > 0 {
 		t.Errorf("%d calls changed the disk after Close, result %v", n, err)
 	}

@@ -102,6 +102,9 @@ type failureRecord struct {
 // never changed, only replaced.
 type catalogue struct {
 	table blockfile.Table
+	// makeRoom frees some space for a commit that found none, and tells
+	// whether it did; nil for nothing to free.
+	makeRoom func() bool
 
 	// commitMu makes memory follow the table in the order of the commits. It is
 	// taken before mu.
@@ -268,20 +271,10 @@ func (c *catalogue) commit(changes ...change) error {
 	if failed != nil {
 		return &Error{Object: catalogueFile, Class: ErrFailed, Detail: "a commit failed, restart the daemon", Cause: failed}
 	}
-	err := c.table.Update(func(tx blockfile.Tx) error {
-		for i, ch := range changes {
-			var err error
-			if values[i] == nil {
-				err = tx.Delete(ch.bucket, catalogueKey(ch.id))
-			} else {
-				err = tx.Put(ch.bucket, catalogueKey(ch.id), values[i])
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := c.update(changes, values)
+	for isNoSpace(err) && c.makeRoom != nil && c.makeRoom() {
+		err = c.update(changes, values)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if isNoSpace(err) {
@@ -295,6 +288,24 @@ func (c *catalogue) commit(changes ...change) error {
 		ch.apply(c)
 	}
 	return nil
+}
+
+// update writes changes to the table, with the values encoded.
+func (c *catalogue) update(changes []change, values [][]byte) error {
+	return c.table.Update(func(tx blockfile.Tx) error {
+		for i, ch := range changes {
+			var err error
+			if values[i] == nil {
+				err = tx.Delete(ch.bucket, catalogueKey(ch.id))
+			} else {
+				err = tx.Put(ch.bucket, catalogueKey(ch.id), values[i])
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // broken tells whether a commit failed that may be on disk.

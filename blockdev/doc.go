@@ -28,7 +28,14 @@
 // as a whole. Whatever is needed for that is done when a pool is opened.
 //
 // A failed sync is final: the LUN takes no more writes (ErrFailed) and stays
-// readable. A full disk makes writes fail with ErrNoSpace; nothing is lost.
+// readable.
+//
+// A full disk makes writes fail with ErrNoSpace; nothing is lost. Reads,
+// overwriting, flushes, discards, deletes and opening the pool go on: what they
+// have to write takes its space from the reserve, a file of the pool that holds
+// some back (reserve.go). While the reserve is not whole nothing that needs new
+// space is let in; it is filled up from what is given back, then writes go on.
+// PoolInfo.Space says how the pool stands.
 //
 // # Files
 //
@@ -37,6 +44,7 @@
 //	pool                          what this directory is
 //	lock                          held by the one daemon that has it open
 //	catalogue                     LUNs, layers, snapshots (bbolt)
+//	reserve                       space held back for metadata
 //	layers/<layer>/presence       the layer's presence map
 //	layers/<layer>/journal-<gen>  map changes of an open layer
 //	segments/<origin>/<shard>.seg data written by a layer

@@ -101,8 +101,8 @@ func (l *lun) flushHead(h *head) error {
 			return err
 		}
 		if l.isHead(h) {
-			err = l.makeRoom(h)
-		} else if err = l.extendJournal(h); err != nil {
+			err = l.makeRoom(h, true)
+		} else if err = l.pool.makeJournal(l.pool.nextJournal(h.journal.lastLength()), h.journal.extend); err != nil {
 			err = l.unlessDurable(h, l.metadataError, err)
 		}
 		if err != nil {
@@ -141,9 +141,9 @@ const (
 	maxJournalBytes   = 48 << 20
 )
 
-// makeRoom extends the journal of a head that has run full. The gate is not
-// held.
-func (l *lun) makeRoom(h *head) error {
+// makeRoom extends the journal of a head that has run full, where it must work
+// out of the reserve. The gate is not held.
+func (l *lun) makeRoom(h *head, must bool) error {
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
 	if err := l.usable(); err != nil {
@@ -152,7 +152,11 @@ func (l *lun) makeRoom(h *head) error {
 	if !h.journal.full() {
 		return nil
 	}
-	return l.extend(h)
+	err := l.extend(h)
+	if must && isNoSpace(err) {
+		err = l.pool.makeJournal(minJournalBytes, h.journal.extend)
+	}
+	return err
 }
 
 // extend adds a file to a layer's journal, or makes a checkpoint where the
@@ -209,7 +213,7 @@ func (l *lun) checkpointAndPunch(h *head) (*extentMap, error) {
 // maintainMu is held. Writes go on meanwhile.
 func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
 	p := l.pool
-	if err := h.journal.extend(p.nextJournal(h.journal.lastLength() / nextJournalFactor)); err != nil {
+	if err := p.makeJournal(p.nextJournal(h.journal.lastLength()/nextJournalFactor), h.journal.extend); err != nil {
 		return nil, l.metadataError(err)
 	}
 	l.gate.Lock()
@@ -253,6 +257,10 @@ func containsOrigin(origins []uint32, at place) bool {
 // writePresence writes the presence map of a layer: of m, the places that
 // owned holds for. None of them is in what m shares with below.
 func (p *Pool) writePresence(h presenceHeader, m, below *extentMap, owned func(place) bool) error {
+	return p.withReserve(func() error { return p.writePresenceOnce(h, m, below, owned) })
+}
+
+func (p *Pool) writePresenceOnce(h presenceHeader, m, below *extentMap, owned func(place) bool) error {
 	w, err := createPresence(p.fs, h)
 	if err != nil {
 		return err

@@ -25,6 +25,9 @@ func (p *Pool) Snapshot(ctx context.Context, req SnapshotRequest) ([]SnapshotInf
 	if err != nil {
 		return nil, err
 	}
+	if err := p.admit(); err != nil {
+		return nil, err
+	}
 	heads, err := p.prepareHeads(luns)
 	if err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ func (f hookFile) Sync() error { f.h.call("sync", f.name); return f.File.Sync() 
 
 func openHooked(t *testing.T, d *blockdevtest.Disk, h *hooks, auto bool) (*Pool, error) {
 	t.Helper()
-	return Open("pool", Options{FS: hookFS{d.Session(), h}, BootID: d.BootID(), ShardBytes: 64 * BlockSize, JournalBytes: BlockSize, ManualMaintenance: !auto})
+	return Open("pool", Options{FS: hookFS{d.Session(), h}, BootID: d.BootID(), ShardBytes: 64 * BlockSize, JournalBytes: BlockSize, ReserveBytes: -1, ManualMaintenance: !auto})
 }
 
 func hookedPool(t *testing.T) (*blockdevtest.Disk, *hooks, *Pool) {

@@ -177,7 +177,7 @@ func (l *lun) writeAt(p []byte, off int64) (int, error) {
 	for done < len(p) {
 		at := off + int64(done)
 		n := min(len(p)-done, int(writeChunk-at%writeChunk))
-		if err := l.change(func() error { return l.write(p[done:done+n], at) }); err != nil {
+		if err := l.change(false, func() error { return l.write(p[done:done+n], at) }); err != nil {
 			return done, err
 		}
 		done += n
@@ -185,15 +185,20 @@ func (l *lun) writeAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// change runs one step that may change the map, again if the journal had to
-// be extended first.
-func (l *lun) change(step func() error) error {
+// change runs one step that may change the map, again if room had to be made
+// first: in the journal, out of the reserve if it must, or in the reserve.
+func (l *lun) change(must bool, step func() error) error {
 	for {
 		h, err := l.attempt(step)
-		if err != errJournalFull {
+		switch err {
+		case errJournalFull:
+			err = l.makeRoom(h, must)
+		case errReserveShort:
+			err = l.pool.admit()
+		default:
 			return err
 		}
-		if err := l.makeRoom(h); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -251,6 +256,9 @@ func redirected(h *head, runs []mapRun) (n int64) {
 // whole to the head's segments, then the journal and the map are changed. The
 // stripes are held.
 func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, off int64) error {
+	if l.pool.reserve.short.Load() {
+		return errReserveShort
+	}
 	need := redirected(h, runs)
 	if !h.journal.reserve(need) {
 		return errJournalFull
@@ -391,7 +399,7 @@ func (l *lun) zero(ctx context.Context, off, n int64) error {
 			err = l.zeroPart(off, k)
 		} else {
 			k = k / BlockSize * BlockSize
-			err = l.change(func() error { return l.unmap(uint64(off/BlockSize), uint64(k/BlockSize)) })
+			err = l.change(true, func() error { return l.unmap(uint64(off/BlockSize), uint64(k/BlockSize)) })
 		}
 		if err != nil {
 			return err

@@ -120,6 +120,9 @@ func (p *Pool) createLUN(r lunRecord, parent uint32, m *extentMap) (LUNInfo, err
 	if p.cat.lunByName(r.Name) != nil {
 		return LUNInfo{}, &Error{Object: lunObject(r.Name), Class: ErrExists}
 	}
+	if err := p.admit(); err != nil {
+		return LUNInfo{}, err
+	}
 	next := p.cat.pool
 	layer := layerRecord{ID: next.NextLayer, Parent: parent, Blocks: uint64(r.SizeBytes / BlockSize), Origins: []uint32{next.NextLayer}}
 	r.ID, r.Head, r.UUID, r.Created = next.NextLUN, layer.ID, uuid.NewString(), p.now().UTC()

@@ -113,7 +113,7 @@ func (p *Pool) maintainLoop(ctx context.Context) {
 	for {
 		var later <-chan time.Time
 		t.mu.Lock()
-		if len(t.checkpoint) > 0 {
+		if len(t.checkpoint) > 0 || p.reserve.short.Load() {
 			later = time.After(time.Until(nextTrims))
 		}
 		t.mu.Unlock()
@@ -178,11 +178,16 @@ func (l *lun) oldHeads() []*head {
 	return slices.Clone(l.old)
 }
 
-// maintain runs one pass. trims says whether LUNs with trims get a checkpoint.
+// maintain runs one pass, then fills up the reserve. trims says whether LUNs
+// with trims get a checkpoint.
 func (p *Pool) maintain(ctx context.Context, trims bool) error {
+	p.maintenance.runMu.Lock()
+	defer p.maintenance.runMu.Unlock()
+	return errors.Join(p.maintainPass(ctx, trims), p.reserve.refill())
+}
+
+func (p *Pool) maintainPass(ctx context.Context, trims bool) error {
 	t := &p.maintenance
-	t.runMu.Lock()
-	defer t.runMu.Unlock()
 	var errs []error
 	for _, l := range take(&t.mu, &t.room) {
 		errs = append(errs, l.extendEarly())
@@ -529,7 +534,8 @@ func (p *Pool) punchBlocks(origin uint32, block, count uint64, punched func(*seg
 		n := min(count, shardBlocks-at)
 		s, err := p.segments.get(segmentKey{origin, uint32(block / shardBlocks)}, false)
 		if err == nil {
-			err = s.PunchHole(int64(at)*BlockSize, int64(n)*BlockSize)
+			// To punch a hole may take a block of the filesystem's own.
+			err = p.withReserve(func() error { return s.PunchHole(int64(at)*BlockSize, int64(n)*BlockSize) })
 			punched(s)
 			p.segments.put(s)
 		}

@@ -45,6 +45,9 @@ type Options struct {
 	// JournalBytes is the length of a layer's first journal file, and an
 	// eighth of what all of them may reach; 0 for the default.
 	JournalBytes int64
+	// ReserveBytes is the space that the pool holds back for its own metadata;
+	// 0 for the default, less for none.
+	ReserveBytes int64
 	// ManualMaintenance leaves sealing, merging and giving space back to
 	// calls of Settle, so that tests run the same way each time.
 	ManualMaintenance bool
@@ -74,6 +77,7 @@ type Pool struct {
 	now        func() time.Time
 	manual     bool
 	unclean    bool // the pool was not closed when it was opened
+	reserve    reserve
 
 	lock     io.Closer
 	cat      *catalogue
@@ -145,7 +149,7 @@ func Open(dir string, opts Options) (*Pool, error) {
 		segments: newSegmentCache(opts.FS, segmentLimit()),
 		luns:     make(map[uint64]*lun), views: make(map[uint32]*view), snapHandles: make(map[uint64]*handles),
 	}
-	if err := p.open(opts.ShardBytes); err != nil {
+	if err := p.open(opts.ShardBytes, opts.ReserveBytes); err != nil {
 		return nil, errors.Join(err, p.closeFiles())
 	}
 	p.maintenance.start(p)
@@ -190,8 +194,11 @@ func lockPool(fsys blockfile.FS, dir string) (io.Closer, error) {
 }
 
 // open reads or makes the pool's files.
-func (p *Pool) open(shardBytes int64) error {
+func (p *Pool) open(shardBytes, reserveBytes int64) error {
 	if err := p.openHeader(shardBytes); err != nil {
+		return err
+	}
+	if err := p.reserve.open(p.fs, p.log, reserveBytes); err != nil {
 		return err
 	}
 	for _, d := range []string{"layers", "segments"} {
@@ -204,10 +211,17 @@ func (p *Pool) open(shardBytes int64) error {
 		return err
 	}
 	p.cat = cat
+	p.cat.makeRoom = p.reserve.giveUp
 	if err := p.fs.SyncDir("."); err != nil {
 		return err
 	}
-	return p.recover()
+	if err := p.recover(); err != nil {
+		return err
+	}
+	if err := p.reserve.refill(); err != nil {
+		p.log.Warn("reserve of the pool not filled", "error", err)
+	}
+	return nil
 }
 
 // openHeader reads the file pool, or writes that of a new pool.
@@ -319,7 +333,8 @@ func (p *Pool) Close() error {
 	if clean.Clean && errors.Join(errs...) == nil {
 		errs = append(errs, p.cat.commit(putPool(clean)))
 	}
-	errs = append(errs, p.grace.wait(context.Background()), p.closeFiles())
+	// What closing took of the reserve and gave back is not to be anybody's.
+	errs = append(errs, p.grace.wait(context.Background()), p.reserve.refill(), p.closeFiles())
 	return errors.Join(errs...)
 }
 
@@ -378,7 +393,7 @@ func (l *lun) stop() *head {
 
 func (p *Pool) closeFiles() error {
 	var errs []error
-	errs = append(errs, p.segments.close())
+	errs = append(errs, p.segments.close(), p.reserve.close())
 	if p.cat != nil {
 		errs = append(errs, p.cat.table.Close())
 	}
@@ -432,8 +447,11 @@ func (p *Pool) Info() (PoolInfo, error) {
 	p.cat.mu.RLock()
 	luns, snapshots := len(p.cat.luns), len(p.cat.snapshots)
 	p.cat.mu.RUnlock()
+	warn := total / warnShare
 	return PoolInfo{
 		UUID: p.uuid, Dir: p.dir, LUNs: luns, Snapshots: snapshots,
 		TotalBytes: total, FreeBytes: free, Pending: p.pending(),
+		Space: p.spaceState(free, warn), WarnBytes: warn,
+		ReserveBytes: p.reserve.want, ReservedBytes: p.reserve.heldBytes(),
 	}, nil
 }

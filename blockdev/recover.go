@@ -427,8 +427,11 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 		return nil
 	}
 	generation := last.generation + 1
-	j, err := createJournal(p.fs, r.ID, p.bootID, generation, own.scan.nextSeq, p.firstJournal())
-	if err != nil {
+	var j *journal
+	if err := p.makeJournal(p.firstJournal(), func(length int64) (err error) {
+		j, err = createJournal(p.fs, r.ID, p.bootID, generation, own.scan.nextSeq, length)
+		return err
+	}); err != nil {
 		return err
 	}
 	l.head = newHead(r.ID, j, r.Origins)

@@ -334,6 +334,9 @@ func (p *Pool) Revert(ctx context.Context, lun, name string, o RevertOptions) (S
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
+	if err := p.admit(); err != nil {
+		return SnapshotInfo{}, err
+	}
 	if err := p.branch(l, r, s, below, saved); err != nil {
 		return SnapshotInfo{}, err
 	}

@@ -121,7 +121,16 @@ type PoolInfo struct {
 	LUNs       int    `json:"luns"`
 	Snapshots  int    `json:"snapshots"`
 	TotalBytes int64  `json:"total_bytes"` // of the filesystem below
-	FreeBytes  int64  `json:"free_bytes"`
+	FreeBytes  int64  `json:"free_bytes"`  // for data, without ReservedBytes
+	// Space says whether that is enough.
+	Space SpaceState `json:"space"`
+	// WarnBytes is what must be free for Space to be SpaceOK.
+	WarnBytes int64 `json:"warn_bytes"`
+	// ReserveBytes is what the pool holds back for metadata, ReservedBytes what
+	// of that is there at present: while it is less, writes that need new space
+	// get ErrNoSpace.
+	ReserveBytes  int64 `json:"reserve_bytes"`
+	ReservedBytes int64 `json:"reserved_bytes"`
 	// Pending is the number of maintenance steps not yet done, such as giving
 	// back the blocks of deleted snapshots.
 	Pending int `json:"pending"`

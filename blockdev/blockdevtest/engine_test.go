@@ -15,13 +15,7 @@ import (
 func engine(manual bool) blockdevtest.Target {
 	return blockdevtest.Target{
 		Open: func(fs blockfile.FS, bootID string) (blockdevtest.Pool, error) {
-			p, err := blockdev.Open("pool", blockdev.Options{
-				FS:                fs,
-				BootID:            bootID,
-				ShardBytes:        8 * blockdev.BlockSize,
-				JournalBytes:      blockdev.BlockSize,
-				ManualMaintenance: manual,
-			})
+			p, err := openEngine(fs, bootID, manual)
 			if err != nil {
 				return nil, err
 			}
@@ -30,6 +24,17 @@ func engine(manual bool) blockdevtest.Target {
 		Check:      blockdev.Check,
 		CheckSpace: blockdev.CheckSpace,
 	}
+}
+
+func openEngine(fs blockfile.FS, bootID string, manual bool) (*blockdev.Pool, error) {
+	return blockdev.Open("pool", blockdev.Options{
+		FS:                fs,
+		BootID:            bootID,
+		ShardBytes:        8 * blockdev.BlockSize,
+		JournalBytes:      blockdev.BlockSize,
+		ReserveBytes:      32 * blockdev.BlockSize,
+		ManualMaintenance: manual,
+	})
 }
 
 // pool is a blockdev.Pool as the harness sees it.

@@ -96,21 +96,21 @@ func share(t *testing.T, s *blockdevtest.Search, nth int, exhaustive func(ops []
 func TestEngineCrashAtEveryCall(t *testing.T) {
 	t.Parallel()
 	s := search()
-	share(t, s, 67, s.Exhaustive)
+	share(t, s, 101, s.Exhaustive)
 }
 
 // TestEngineCrashInRecovery also crashes every call of the recovery.
 func TestEngineCrashInRecovery(t *testing.T) {
 	t.Parallel()
 	s := searchAgain()
-	share(t, s, 301, s.Exhaustive)
+	share(t, s, 401, s.Exhaustive)
 }
 
 // TestEngineFaultAtEveryCall has every call fail, with EIO and ENOSPC.
 func TestEngineFaultAtEveryCall(t *testing.T) {
 	t.Parallel()
 	s := searchFaults()
-	share(t, s, 301, s.ExhaustiveFaults)
+	share(t, s, 401, s.ExhaustiveFaults)
 }
 
 // soakSequences goes through the sequences of up to three operations, in an

@@ -97,7 +97,7 @@ func (h *history) check(name string) error {
 func TestGroupSnapshotIsOnePointInTime(t *testing.T) {
 	t.Parallel()
 	disk := blockdevtest.NewDisk(blockdevtest.DiskOptions{Yield: true})
-	p, err := blockdev.Open("pool", blockdev.Options{FS: disk, BootID: disk.BootID(), ShardBytes: 8 * blockdev.BlockSize, JournalBytes: blockdev.BlockSize})
+	p, err := blockdev.Open("pool", blockdev.Options{FS: disk, BootID: disk.BootID(), ShardBytes: 8 * blockdev.BlockSize, JournalBytes: blockdev.BlockSize, ReserveBytes: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

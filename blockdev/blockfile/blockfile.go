@@ -88,6 +88,13 @@ type DataSeeker interface {
 	NextData(off int64) (start, end int64, err error)
 }
 
+// Allocator is implemented by files that can take space without writing to it.
+type Allocator interface {
+	// Allocate takes the space of a range, which reads as before, and makes the
+	// file long enough. After an error part of it may be taken.
+	Allocate(off, n int64) error
+}
+
 // Table is a set of buckets of key-value pairs with atomic, durable updates.
 type Table interface {
 	// View runs fn on a consistent state. Byte slices handed out are valid

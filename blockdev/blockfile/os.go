@@ -146,6 +146,11 @@ func (f *osFile) PunchHole(off, n int64) error {
 	}))
 }
 
+// Allocate implements Allocator by fallocate(2).
+func (f *osFile) Allocate(off, n int64) error {
+	return f.wrap("allocate", retryEINTR(func() error { return unix.Fallocate(f.fd, 0, off, n) }))
+}
+
 func (f *osFile) Allocated() (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(f.fd, &st); err != nil {
