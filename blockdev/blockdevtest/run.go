@@ -174,7 +174,7 @@ func (r *run) operate(round Round, call int64) (int64, error) {
 		now, _, _ := r.disk.Failed()
 		r.failed = now - failedBefore
 		if r.faults = nowhereElse; !r.stopped() {
-			err = r.afterFaults(round.Faults)
+			err = r.afterFaults(round)
 		}
 	}
 	return calls, err

@@ -103,13 +103,13 @@ func (r *runner) resolve() error {
 }
 
 // afterFaults judges what injected faults did, at the end of their round.
-func (r *run) afterFaults(faults []Fault) error {
+func (r *run) afterFaults(round Round) error {
 	if r.failed == 0 {
 		return nil
 	}
 	_, class, name := r.disk.Failed()
 	r.faults = past
-	noSpace := !slices.ContainsFunc(faults, func(f Fault) bool { return !errors.Is(f.Err, syscall.ENOSPC) })
+	noSpace := !slices.ContainsFunc(round.Faults, func(f Fault) bool { return !errors.Is(f.Err, syscall.ENOSPC) })
 	lost := class == Sync || class == SyncDir || class == WriteAt && isJournal(name)
 	switch {
 	case noSpace && !lost: // nothing is lost, and all works that is possible
@@ -117,9 +117,9 @@ func (r *run) afterFaults(faults []Fault) error {
 		if failed := r.model.failures(); len(failed) > 0 {
 			return fmt.Errorf("LUNs %v failed though only space was wanting, for %v %s", failed, class, name)
 		}
-	case class == Sync && (isJournal(name) || strings.HasPrefix(name, "segments/")) && r.failed == 1 && !r.reborn:
-		// In a recovery it may have been the sync of a snapshot, which was
-		// durable already.
+	case class == Sync && (isJournal(name) || strings.HasPrefix(name, "segments/")) && r.failed == 1 && !r.reborn && !settles(round.Ops):
+		// In a recovery and in maintenance it may have been the sync of a
+		// snapshot, which was durable already.
 		if err := r.resolve(); err != nil {
 			return err
 		}
@@ -128,6 +128,11 @@ func (r *run) afterFaults(faults []Fault) error {
 		}
 	}
 	return nil
+}
+
+// settles tells whether operations have maintenance run.
+func settles(ops []Op) bool {
+	return slices.ContainsFunc(ops, func(o Op) bool { return o.Kind == OpSettle || settles(o.Parts) })
 }
 
 // isJournal tells whether a file is a journal that is in use.
