@@ -321,3 +321,41 @@ func TestDifferencesAreTight(t *testing.T) {
 	}
 	must(t, p.Close())
 }
+
+// A discard that is not of whole blocks is in a snapshot as a whole or not at
+// all.
+func TestFreezeBesideUnalignedDiscard(t *testing.T) {
+	_, _, p := hookedPool(t)
+	ctx := context.Background()
+	v := makeLUN(t, p, "a", 4)
+	const off, n = 512, 3 * BlockSize
+	for i := range 50 {
+		fillBlocks(t, v, 1, 0, 4)
+		name := fmt.Sprint("s", i)
+		var both sync.WaitGroup
+		both.Go(func() {
+			if err := v.Discard(ctx, off, n); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Go(func() {
+			_, err := p.Snapshot(ctx, SnapshotRequest{Items: []SnapshotItem{{LUN: "a", Name: name}}})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+		s, err := p.OpenSnapshot("a", name, "t")
+		must(t, err)
+		got := make([]byte, n)
+		_, err = s.ReadAt(got, off)
+		must(t, err)
+		must(t, s.Close())
+		if zeros := bytes.Count(got, []byte{0}); zeros != 0 && zeros != n {
+			t.Fatalf("snapshot %d has %d of %d bytes discarded", i, zeros, n)
+		}
+		must(t, p.DeleteSnapshot(ctx, "a", name, false))
+		must(t, p.Settle(ctx))
+	}
+	must(t, p.Close())
+}

@@ -392,16 +392,8 @@ func (l *lun) zero(ctx context.Context, off, n int64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		var err error
 		k := min(n, zeroChunk-off%zeroChunk)
-		if lead := off % BlockSize; lead != 0 || k < BlockSize {
-			k = min(n, BlockSize-lead)
-			err = l.zeroPart(off, k)
-		} else {
-			k = k / BlockSize * BlockSize
-			err = l.change(true, func() error { return l.unmap(uint64(off/BlockSize), uint64(k/BlockSize)) })
-		}
-		if err != nil {
+		if err := l.change(true, func() error { return l.zeroStep(off, k) }); err != nil {
 			return err
 		}
 		off, n = off+k, n-k
@@ -409,14 +401,35 @@ func (l *lun) zero(ctx context.Context, off, n int64) error {
 	return nil
 }
 
-// zeroPart writes zeros to part of one block, unless it is zero already.
+// zeroStep is one step of a discard; the gate is held, so that a freeze has all
+// of it or nothing. The whole blocks come first: they need no space.
+func (l *lun) zeroStep(off, n int64) error {
+	end := off + n
+	first, last := (off+BlockSize-1)/BlockSize, end/BlockSize
+	if first < last {
+		if err := l.unmap(uint64(first), uint64(last-first)); err != nil {
+			return err
+		}
+	}
+	if lead := min(end, first*BlockSize); lead > off {
+		if err := l.zeroPart(off, lead-off); err != nil {
+			return err
+		}
+	}
+	if tail := last * BlockSize; last >= first && end > tail {
+		return l.zeroPart(tail, end-tail)
+	}
+	return nil
+}
+
+// zeroPart writes zeros to part of one block, unless it is zero already. The
+// gate is held.
 func (l *lun) zeroPart(off, n int64) error {
 	if !l.m.Load().at(uint64(off / BlockSize)).isData() {
 		return nil
 	}
 	var zeros [BlockSize]byte
-	_, err := l.writeAt(zeros[:n], off)
-	return err
+	return l.write(zeros[:n], off)
 }
 
 // unmap is one step of a discard of whole blocks; the gate is held. One record
