@@ -125,18 +125,9 @@ func TestDeleteLUNUnderClone(t *testing.T) {
 
 // Guests' I/O does not wait for the map of a snapshot that is being read.
 func TestFreezeDoesNotWaitForView(t *testing.T) {
-	d, h, p := hookedPool(t)
+	h, p := reopened(t, 3)
 	ctx := context.Background()
-	v := makeLUN(t, p, "a", 8)
-	for i := range 3 {
-		fillBlocks(t, v, byte(i), 0, 4)
-		takeSnapshot(t, p, "a", fmt.Sprint("s", i))
-	}
-	must(t, p.Settle(ctx))
-	must(t, p.Close())
-	p, err := openHooked(t, d, h, false)
-	must(t, err)
-	v, err = p.OpenLUN("a", "t")
+	v, err := p.OpenLUN("a", "t")
 	must(t, err)
 	blocked, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -216,17 +207,8 @@ func TestMergeWaitsForReaders(t *testing.T) {
 
 // A list of snapshots beside a delete is not taken for damage.
 func TestListBesideDelete(t *testing.T) {
-	d, h, p := hookedPool(t)
+	h, p := reopened(t, 4)
 	ctx := context.Background()
-	v := makeLUN(t, p, "a", 8)
-	for i := range 4 {
-		fillBlocks(t, v, byte(i), 0, 4)
-		takeSnapshot(t, p, "a", fmt.Sprint("s", i))
-	}
-	must(t, p.Settle(ctx))
-	must(t, p.Close())
-	p, err := openHooked(t, d, h, false)
-	must(t, err)
 	_, s1, err := p.cat.find("a", "s1")
 	must(t, err)
 	var once sync.Once

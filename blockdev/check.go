@@ -17,6 +17,18 @@ import (
 // every mapped data block lies within its segment. The error joins all that
 // it found.
 func Check(fsys blockfile.FS) error {
+	return checkPool(fsys, func(c *checker) error {
+		c.tree()
+		for _, id := range slices.Sorted(maps.Keys(c.p.cat.layers)) {
+			c.layer(c.p.cat.layers[id])
+		}
+		return nil
+	})
+}
+
+// checkPool opens a pool that nobody has open, without changing it, for look,
+// and returns what that found.
+func checkPool(fsys blockfile.FS, look func(c *checker) error) error {
 	p := &Pool{fs: fsys}
 	if err := p.readHeader(); err != nil {
 		return err
@@ -26,17 +38,13 @@ func Check(fsys blockfile.FS) error {
 		return err
 	}
 	defer lock.Close()
-	cat, err := openCatalogue(fsys)
-	if err != nil {
+	if p.cat, err = openCatalogue(fsys); err != nil {
 		return err
 	}
-	p.cat = cat
-	c := checker{p: p, segmentBlocks: make(map[segmentKey]uint64)}
-	c.tree()
-	for _, id := range slices.Sorted(maps.Keys(cat.layers)) {
-		c.layer(cat.layers[id])
-	}
-	return errors.Join(append(c.errs, cat.table.Close())...)
+	p.segments = newSegmentCache(fsys, segmentLimit())
+	c := checker{p: p, owner: make(map[uint32]uint32), segmentBlocks: make(map[segmentKey]uint64)}
+	err = look(&c)
+	return errors.Join(append(c.errs, err, p.segments.close(), p.cat.table.Close())...)
 }
 
 type checker struct {
@@ -53,7 +61,6 @@ func (c *checker) found(object, format string, args ...any) {
 // tree verifies the records against one another.
 func (c *checker) tree() {
 	cat := c.p.cat
-	c.owner = make(map[uint32]uint32)
 	heads := make(map[uint32]bool)
 	for _, r := range cat.luns {
 		if cat.layers[r.Head] == nil || cat.layers[r.Head].Sealed || heads[r.Head] {

@@ -14,29 +14,14 @@ import (
 // pool was opened and settled. Nobody may have the pool open. The error joins
 // all that it found.
 func CheckSpace(fsys blockfile.FS) error {
-	p := &Pool{fs: fsys}
-	if err := p.readHeader(); err != nil {
-		return err
-	}
-	lock, err := lockPool(fsys, ".")
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	cat, err := openCatalogue(fsys)
-	if err != nil {
-		return err
-	}
-	p.cat = cat
-	p.segments = newSegmentCache(fsys, segmentLimit())
-	c := checker{p: p, owner: make(map[uint32]uint32)}
-	for id, r := range cat.layers {
-		for _, o := range r.Origins {
-			c.owner[o] = id
+	return checkPool(fsys, func(c *checker) error {
+		for id, r := range c.p.cat.layers {
+			for _, o := range r.Origins {
+				c.owner[o] = id
+			}
 		}
-	}
-	err = errors.Join(c.layerFiles(), c.unmapped())
-	return errors.Join(err, errors.Join(c.errs...), p.segments.close(), cat.table.Close())
+		return errors.Join(c.layerFiles(), c.unmapped())
+	})
 }
 
 // layerFiles finds the directories of layers that are gone, and files that

@@ -3,6 +3,7 @@ package blockdev
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"sync"
 	"testing"
@@ -118,6 +119,23 @@ func fillBlocks(t *testing.T, v *Volume, c byte, block, n int64) {
 	t.Helper()
 	_, err := v.WriteAt(bytes.Repeat([]byte{c}, int(n*BlockSize)), block*BlockSize)
 	must(t, err)
+}
+
+// reopened returns a pool that was closed and opened again, with a LUN named a
+// and snapshots s0, s1 and so on of it, of which no map is in memory.
+func reopened(t *testing.T, snapshots int) (*hooks, *Pool) {
+	t.Helper()
+	d, h, p := hookedPool(t)
+	v := makeLUN(t, p, "a", 8)
+	for i := range snapshots {
+		fillBlocks(t, v, byte(i), 0, 4)
+		takeSnapshot(t, p, "a", fmt.Sprint("s", i))
+	}
+	must(t, p.Settle(context.Background()))
+	must(t, p.Close())
+	p, err := openHooked(t, d, h, false)
+	must(t, err)
+	return h, p
 }
 
 // segBytes is how much space the segments take.
