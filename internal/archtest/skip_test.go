@@ -19,8 +19,9 @@ const (
 )
 
 // skips returns the position of every call of Skip, Skipf or SkipNow in a
-// function that looks at neither ROWAN_CI nor ROWAN_SOAK first: where that is set such a test
-// has to fail, or CI passes without having run it.
+// function that does not look at ROWAN_CI, where such a test has to fail, or CI
+// passes without having run it. Those named for soaks may look at ROWAN_SOAK
+// instead.
 func skips(fset *token.FileSet, file *ast.File) []token.Position {
 	var found []token.Position
 	for _, decl := range file.Decls {
@@ -29,11 +30,12 @@ func skips(fset *token.FileSet, file *ast.File) []token.Position {
 			continue
 		}
 		var calls []token.Position
+		soak := strings.HasPrefix(fn.Name.Name, "TestSoak") || strings.HasPrefix(fn.Name.Name, "soak")
 		looks := false
 		ast.Inspect(fn, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.BasicLit:
-				looks = looks || strings.Contains(n.Value, ciVariable) || strings.Contains(n.Value, soakVariable)
+				looks = looks || strings.Contains(n.Value, ciVariable) || soak && strings.Contains(n.Value, soakVariable)
 			case *ast.SelectorExpr:
 				switch n.Sel.Name {
 				case "Skip", "Skipf", "SkipNow":
@@ -92,6 +94,12 @@ func TestA(t *testing.T) { t.Skip("too slow") }
 func need(t *testing.T) {
 	if os.Getenv("ROWAN_CI") != "" { t.Fatal("missing") }
 	t.Skipf("missing")
+}
+func TestSoakB(t *testing.T) {
+	if os.Getenv("ROWAN_SOAK") == "" { t.Skip("not asked for") }
+}
+func TestC(t *testing.T) {
+	if os.Getenv("ROWAN_SOAK") == "" { t.Skip("not asked for") }
 }`
 	fset := token.NewFileSet()
 	file, err := parser.ParseFile(fset, "p_test.go", source, parser.SkipObjectResolution)
@@ -99,7 +107,7 @@ func need(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := skips(fset, file)
-	if len(found) != 1 || found[0].Line != 3 {
-		t.Errorf("found %v, want the one in line 3", found)
+	if len(found) != 2 || found[0].Line != 3 || found[1].Line != 12 {
+		t.Errorf("found %v, want those in lines 3 and 12", found)
 	}
 }
