@@ -76,6 +76,10 @@ func (f hookFile) ReadAt(b []byte, off int64) (int, error) {
 	f.h.call("read", f.name)
 	return f.File.ReadAt(b, off)
 }
+func (f hookFile) WriteAt(b []byte, off int64) (int, error) {
+	f.h.call("write", f.name)
+	return f.File.WriteAt(b, off)
+}
 func (f hookFile) Sync() error { f.h.call("sync", f.name); return f.File.Sync() }
 
 func openHooked(t *testing.T, d *blockdevtest.Disk, h *hooks, auto bool) (*Pool, error) {

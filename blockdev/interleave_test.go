@@ -359,3 +359,56 @@ func TestFreezeBesideUnalignedDiscard(t *testing.T) {
 	}
 	must(t, p.Close())
 }
+
+// A reader that is held up after its look at the map must not find what was
+// written to the block's place later and is not there yet for the next reader.
+func TestReadHeldUpOverDiscard(t *testing.T) {
+	_, h, p := hookedPool(t)
+	v := makeLUN(t, p, "a", 64)
+	fillBlocks(t, v, 'a', 0, 1)
+	read := func() byte {
+		b := make([]byte, BlockSize)
+		_, err := v.ReadAt(b, 0)
+		must(t, err)
+		return b[0]
+	}
+	// hold stops the next call on a file and returns what tells of it and what
+	// lets it go on.
+	hold := func(call, part string) (held, release chan struct{}) {
+		held, release = make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		h.set(func(c, name string) {
+			if c == call && strings.Contains(name, part) {
+				once.Do(func() { close(held); <-release })
+			}
+		})
+		return held, release
+	}
+
+	held, release := hold("read", ".seg")
+	first := make(chan byte, 1)
+	go func() { first <- read() }()
+	<-held
+	must(t, v.Discard(context.Background(), 0, BlockSize))
+
+	journaling, write := hold("write", "journal")
+	written := make(chan struct{})
+	go func() { defer close(written); fillBlocks(t, v, 'b', 0, 1) }()
+	select {
+	case <-journaling: // the data is in place, the map says zeros
+	case <-time.After(50 * time.Millisecond): // waits for the reader
+	}
+	close(release)
+	one := <-first
+	<-journaling
+	two := read()
+	close(write)
+	<-written
+	if one == 'b' && two != 'b' {
+		t.Errorf("a reader found the write, the next one %q", two)
+	}
+	if got := read(); got != 'b' {
+		t.Errorf("at last: %q", got)
+	}
+	must(t, p.Close())
+}

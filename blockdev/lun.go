@@ -31,7 +31,10 @@ const (
 // also holds the stripes of its blocks, so that two writes to one block, or a
 // write and a hole punch, follow one another. Writes in place and reads need
 // no stripe: what they do overlaps in time with whatever changes the map under
-// them, and every order of the two is right.
+// them, and every order of the two is right. That ends where the space of a
+// block that was unmapped is written again while they are still at it: they
+// would be seen, or see, before the map says so. So the first redirected write
+// to such a block waits until they have left (reuse).
 type lun struct {
 	pool *Pool
 	id   uint64
@@ -46,6 +49,7 @@ type lun struct {
 	old  []*head // swapped out and not sealed, oldest first
 
 	stripes [stripeCount]sync.Mutex
+	reuse   reuse
 
 	// maintainMu is held while the LUN's journal is extended, a checkpoint is
 	// made, or one of its layers is sealed or merged.
@@ -186,7 +190,8 @@ func (l *lun) writeAt(p []byte, off int64) (int, error) {
 }
 
 // change runs one step that may change the map, again if room had to be made
-// first: in the journal, out of the reserve if it must, or in the reserve.
+// first: in the journal, out of the reserve if it must, or in the reserve; or
+// if the users of a block had to be waited for.
 func (l *lun) change(must bool, step func() error) error {
 	for {
 		h, err := l.attempt(step)
@@ -195,6 +200,8 @@ func (l *lun) change(must bool, step func() error) error {
 			err = l.makeRoom(h, must)
 		case errReserveShort:
 			err = l.pool.admit()
+		case errInUse:
+			err = l.reuse.wait(&l.pool.grace)
 		default:
 			return err
 		}
@@ -258,6 +265,9 @@ func redirected(h *head, runs []mapRun) (n int64) {
 func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, off int64) error {
 	if l.pool.reserve.short.Load() {
 		return errReserveShort
+	}
+	if l.reuse.inUse(h, runs) {
+		return errInUse
 	}
 	need := redirected(h, runs)
 	if !h.journal.reserve(need) {
@@ -463,6 +473,7 @@ func (l *lun) unmap(block, count uint64) error {
 		}
 	}
 	if trimmed {
+		l.reuse.unmapped(block, count)
 		l.pool.wantCheckpoint(l)
 	}
 	return nil
