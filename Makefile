@@ -50,7 +50,7 @@ bench: ## measure beside nbdkit and qemu-nbd, write docs/benchmarks.md
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@GO="$(GO)" scripts/fuzz "$(FUZZTIME)"
 
-soak: ## the random tests, by seed, each for SOAKTIME (10m)
+soak: ## the random tests, by seed, each for SOAKTIME (10m), and 1,000 rounds of kill -9
 	@scripts/deps
 	ROWAN_SOAK=$(SOAKTIME) $(GO) test -count=1 -timeout=0 -p 1 -v -run '^TestSoak' ./blockdev/... ./test/e2e
 

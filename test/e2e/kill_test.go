@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,16 +13,28 @@ import (
 	"github.com/rowan-storage/rowan/test/workload"
 )
 
-// TestSoakKill kills the daemon at random instants under writers, while group
-// snapshots and clones are made and deleted, and starts it again: nothing that
-// was acknowledged may be lost, a group is there as a whole or not at all, and
-// no snapshot changes. It goes on for ROWAN_SOAK.
+// TestSoakKill kills the daemon at random instants under writers and fio, while
+// group snapshots and clones are made and deleted, and a tree of snapshots is
+// reverted, cloned and pruned, and starts it again: nothing that was
+// acknowledged may be lost, a group is there as a whole or not at all, and no
+// snapshot changes. With ROWAN_SOAK it goes on for that long, and for a
+// thousand rounds at least; without it for a dozen.
 func TestSoakKill(t *testing.T) {
+	harness.Need(t, "fio")
 	k := newKillTest(t)
-	end := time.Now().Add(soak(t))
-	for round := 0; round < 8 || time.Now().Before(end); round++ {
-		k.round(round)
+	rounds := max(12/harness.Slow(), 2)
+	budget := soak(t)
+	if budget > 0 {
+		rounds = 1000
 	}
+	begin, round := time.Now(), 0
+	for ; round < rounds || time.Since(begin) < budget; round++ {
+		k.round(round)
+		if round%50 == 49 {
+			t.Logf("%d rounds in %v", round+1, time.Since(begin).Round(time.Second))
+		}
+	}
+	t.Logf("%d rounds in %v; in the tree %v", round, time.Since(begin).Round(time.Second), k.tree.done)
 	t.Logf("%d requests, %d groups of snapshots, of them %d asked for when the daemon died, %d of those taken",
 		k.work.Requests(), k.groups, k.torn, k.tornTaken)
 	if k.groups == k.torn {
@@ -35,6 +48,8 @@ type killTest struct {
 	d    *harness.Daemon
 	work *workload.Workload
 	rng  *rand.Rand
+	tree *tree
+	fio  *fioHalves
 
 	groups, torn, tornTaken int
 	kept                    map[string]workload.Versions // by group
@@ -52,6 +67,7 @@ func newKillTest(t *testing.T) *killTest {
 	}
 	const sectors = 8 * mib / workload.SectorSize
 	create(k.d, sectors, killLUNs[:]...)
+	k.tree, k.fio = newTree(k.d, s), newFioHalves(t, k.d)
 	k.work = workload.New(workload.Config{Seed: s, Devices: len(killLUNs), Sectors: sectors, Writers: 16})
 	return k
 }
@@ -70,6 +86,7 @@ func (k *killTest) round(n int) {
 	if err != nil {
 		k.Fatal(err)
 	}
+	k.fio.start()
 	var beside sync.WaitGroup
 	var groups []taken
 	dead := make(chan struct{})
@@ -78,13 +95,26 @@ func (k *killTest) round(n int) {
 		// It ends with an error when the daemon dies.
 		_ = k.work.Run(context.WithoutCancel(k.Context()), c.devices(), 0)
 	})
+	var treeErr error
+	var dying atomic.Bool
+	beside.Go(func() {
+		if treeErr = k.tree.run(context.WithoutCancel(k.Context())); !dying.Load() {
+			k.Errorf("the daemon lives, but: %v", treeErr)
+		}
+	})
 	time.Sleep(time.Duration(k.rng.IntN(700)) * time.Millisecond)
+	dying.Store(true)
 	k.d.Kill()
 	close(dead)
 	beside.Wait()
 	c.close()
+	k.fio.stop()
 
 	k.d.Start()
+	if err := k.tree.check(k.Context(), k.T); err != nil {
+		k.Fatalf("round %d: the tree, which ended with %v: %v", n, treeErr, err)
+	}
+	k.fio.check()
 	k.checkGroups(groups)
 	image, err := read(k.Context(), k.d, k.work, killLUNs[:]...)
 	if err != nil {
