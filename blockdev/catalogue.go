@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rowan-storage/rowan/blockdev/blockfile"
@@ -109,6 +110,8 @@ type catalogue struct {
 	// commitMu makes memory follow the table in the order of the commits. It is
 	// taken before mu.
 	commitMu sync.Mutex
+	// layersVersion counts the commits that changed layers.
+	layersVersion atomic.Uint64
 
 	mu sync.RWMutex
 	// failed is the error of a commit that may or may not be on disk. Nothing
@@ -286,6 +289,9 @@ func (c *catalogue) commit(changes ...change) error {
 	}
 	for _, ch := range changes {
 		ch.apply(c)
+		if ch.bucket == bucketLayers {
+			c.layersVersion.Add(1)
+		}
 	}
 	return nil
 }

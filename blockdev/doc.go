@@ -37,6 +37,13 @@
 // space is let in; it is filled up from what is given back, then writes go on.
 // PoolInfo.Space says how the pool stands.
 //
+// # Checksums
+//
+// Once a layer is sealed, the CRC32C of each of its data blocks is computed in
+// the background and kept. Reads of a snapshot verify the blocks that have one:
+// a damaged block is an error (ErrCorrupt), never data. Reads of a LUN are not
+// verified.
+//
 // # Files
 //
 // See docs/formats/pool.md. In short:
@@ -47,6 +54,7 @@
 //	reserve                       space held back for metadata
 //	layers/<layer>/presence       the layer's presence map
 //	layers/<layer>/journal-<gen>  map changes of an open layer
+//	layers/<layer>/sums           checksums of a sealed layer's data
 //	segments/<origin>/<shard>.seg data written by a layer
 //
 // # Concurrency

@@ -123,16 +123,23 @@ func (p *Pool) tryReadMap(m *extentMap, b []byte, off int64) error {
 	for _, r := range m.runs(buf[:0], first, last-first) {
 		start := max(off, int64(r.block)*BlockSize)
 		n := min(int64(len(b)), int64(r.block+r.count)*BlockSize-start)
-		if !r.place.isData() {
-			clear(b[:n])
-		} else if err := p.eachShard(r.place.origin(), start, n, false, func(s *segment, segOff, i, k int64) error {
-			return s.TryReadAt(b[i:i+k], segOff)
-		}); err != nil {
+		if err := p.tryReadPlace(r.place, b[:n], start); err != nil {
 			return err
 		}
 		b, off = b[n:], start+n
 	}
 	return nil
+}
+
+// tryReadPlace is readPlace for what is in the page cache, else an error.
+func (p *Pool) tryReadPlace(at place, b []byte, off int64) error {
+	if !at.isData() {
+		clear(b)
+		return nil
+	}
+	return p.eachShard(at.origin(), off, int64(len(b)), false, func(s *segment, segOff, i, n int64) error {
+		return s.TryReadAt(b[i:i+n], segOff)
+	})
 }
 
 // readPlace fills b with the LUN's bytes from off on, all at one place.
@@ -388,7 +395,12 @@ func (l *lun) writeWhole(h *head, r mapRun, p []byte, off int64) error {
 func (l *lun) writeFilled(h *head, old place, b []byte, at int64) error {
 	var block [BlockSize]byte
 	start := at / BlockSize * BlockSize
-	if err := l.pool.readPlace(old, block[:], start); err != nil {
+	// What is damaged must not become part of a layer that is summed later.
+	err := l.pool.readSummed(old, block[:], start, false)
+	if bad, ok := errors.AsType[*badSum](err); ok {
+		return l.pool.damaged(lunObject(l.name()), bad, "lun", l.name())
+	}
+	if err != nil {
 		return err
 	}
 	copy(block[at-start:], b)

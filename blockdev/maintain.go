@@ -142,14 +142,15 @@ func (p *Pool) maintainLoop(ctx context.Context) {
 }
 
 // Settle runs maintenance until nothing is left to do: all layers sealed that
-// can be, the space of deleted snapshots and discarded blocks given back.
+// can be, the space of deleted snapshots and discarded blocks given back, the
+// sums of sealed layers made.
 func (p *Pool) Settle(ctx context.Context) error {
 	for {
 		if err := p.maintain(ctx, true); err != nil {
 			return err
 		}
 		if p.pending() == 0 {
-			return nil
+			return p.sumLayers(ctx, new(pace))
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -338,6 +339,7 @@ func (l *lun) seal(h *head) error {
 	l.old = slices.DeleteFunc(l.old, func(o *head) bool { return o == h })
 	l.gate.Unlock()
 	p.pins.drop(h.layer)
+	p.summing.wake()
 	return errors.Join(h.journal.close(), p.removeJournals(h.layer, ^uint64(0)))
 }
 

@@ -51,6 +51,10 @@ type Options struct {
 	// ManualMaintenance leaves sealing, merging and giving space back to
 	// calls of Settle, so that tests run the same way each time.
 	ManualMaintenance bool
+	// BackgroundBytesPerSecond bounds what is read to make the sums of sealed
+	// layers, and as much again to scrub them; 0 for 64 MiB, negative for no
+	// bound.
+	BackgroundBytesPerSecond int64
 	// Observer is told of stalls; nil for none.
 	Observer Observer
 	// Now is the clock; nil for time.Now.
@@ -78,6 +82,8 @@ type Pool struct {
 	manual     bool
 	unclean    bool // the pool was not closed when it was opened
 	reserve    reserve
+	// backgroundRate is Options.BackgroundBytesPerSecond, with its default.
+	backgroundRate int64
 
 	lock     io.Closer
 	cat      *catalogue
@@ -101,6 +107,8 @@ type Pool struct {
 	viewTick uint64
 
 	maintenance maintenance
+	summing     summing
+	sums        sumsCache
 }
 
 // poolHeader is the content of the file pool, as JSON.
@@ -122,6 +130,9 @@ func Open(dir string, opts Options) (*Pool, error) {
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now
+	}
+	if opts.BackgroundBytesPerSecond == 0 {
+		opts.BackgroundBytesPerSecond = defaultBackgroundRate
 	}
 	if opts.FS == nil {
 		if err := makeDir(dir); err != nil {
@@ -146,6 +157,7 @@ func Open(dir string, opts Options) (*Pool, error) {
 	p := &Pool{
 		fs: opts.FS, dir: dir, bootID: opts.BootID, journal: opts.JournalBytes, log: opts.Logger,
 		observer: opts.Observer, now: opts.Now, manual: opts.ManualMaintenance, lock: lock,
+		backgroundRate: opts.BackgroundBytesPerSecond, sums: newSumsCache(),
 		segments: newSegmentCache(opts.FS, segmentLimit()),
 		luns:     make(map[uint64]*lun), views: make(map[uint32]*view), snapHandles: make(map[uint64]*handles),
 	}
@@ -153,6 +165,7 @@ func Open(dir string, opts Options) (*Pool, error) {
 		return nil, errors.Join(err, p.closeFiles())
 	}
 	p.maintenance.start(p)
+	p.summing.start(p)
 	return p, nil
 }
 
@@ -320,6 +333,7 @@ func (p *Pool) Close() error {
 	if p.closed.Swap(true) {
 		return nil
 	}
+	p.summing.stop()
 	p.maintenance.stop()
 	p.opMu.Lock()
 	defer p.opMu.Unlock()
@@ -394,6 +408,7 @@ func (l *lun) stop() *head {
 func (p *Pool) closeFiles() error {
 	var errs []error
 	errs = append(errs, p.segments.close(), p.reserve.close())
+	p.sums.close()
 	if p.cat != nil {
 		errs = append(errs, p.cat.table.Close())
 	}

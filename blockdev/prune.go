@@ -85,6 +85,7 @@ func (p *Pool) removeLayer(r *layerRecord) (bool, error) {
 		return false, err
 	}
 	p.forgetView(r.ID)
+	p.sums.forget(r.ID)
 	return true, removeDir(p.fs, layerDir(r.ID))
 }
 
@@ -99,7 +100,11 @@ func (p *Pool) mergePresence(parent, child *layerRecord) error {
 		}
 	}
 	h := presenceHeader{layer: child.ID, blocks: child.Blocks, sealed: true}
-	return p.writePresence(h, merged, newExtentMap(), func(at place) bool { return at != nowhere })
+	if err := p.writePresence(h, merged, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
+		return err
+	}
+	p.mergeSums(parent.ID, child.ID, merged)
+	return nil
 }
 
 // mergeIntoHead merges a layer into the head that stands on it: a checkpoint
@@ -155,5 +160,7 @@ func (p *Pool) adopt(r *layerRecord, childID uint32, owned func(origins []uint32
 		return false, err
 	}
 	p.forgetView(r.ID)
+	p.sums.forget(r.ID)
+	p.summing.wake()
 	return true, removeDir(p.fs, layerDir(r.ID))
 }

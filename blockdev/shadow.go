@@ -152,6 +152,7 @@ func (p *Pool) dropShadowed(b branch) (dropped, done bool, err error) {
 		return false, false, err
 	}
 	p.forgetView(b.layer.ID)
+	p.dropSums(b.layer.ID, own)
 	return true, true, nil
 }
 

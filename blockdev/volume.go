@@ -22,9 +22,10 @@ type Volume struct {
 
 	lun *lun // nil for a snapshot
 
-	layer uint32 // of a snapshot
-	m     *extentMap
-	size  int64
+	snapshot uint64 // its id
+	layer    uint32 // of a snapshot
+	m        *extentMap
+	size     int64
 
 	handles *handles
 	state   atomic.Uint32 // open, stale or closed
@@ -140,7 +141,7 @@ func (p *Pool) OpenSnapshot(lun, name, client string) (*Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Volume{pool: p, client: client, lunID: s.LUN, layer: s.Layer, m: m, size: s.SizeBytes, handles: p.snapshotHandles(s.ID)}
+	v := &Volume{pool: p, client: client, lunID: s.LUN, snapshot: s.ID, layer: s.Layer, m: m, size: s.SizeBytes, handles: p.snapshotHandles(s.ID)}
 	v.handles.add(v)
 	return v, nil
 }
@@ -195,6 +196,8 @@ func (v *Volume) usable() error {
 }
 
 // ReadAt implements io.ReaderAt, except that a read past the end is refused.
+// Blocks of a snapshot that have a sum are verified: one that is damaged is
+// refused with ErrCorrupt.
 func (v *Volume) ReadAt(b []byte, off int64) (int, error) {
 	if size := v.Size(); !inRange(off, int64(len(b)), size) {
 		if off == size {
@@ -206,6 +209,12 @@ func (v *Volume) ReadAt(b []byte, off int64) (int, error) {
 	defer v.pool.grace.exit(phase)
 	if err := v.usable(); err != nil {
 		return 0, err
+	}
+	if v.lun == nil {
+		if err := v.readSnapshot(b, off, false); err != nil {
+			return 0, err
+		}
+		return len(b), nil
 	}
 	if err := v.pool.readMap(v.currentMap(), b, off); err != nil {
 		return 0, err
@@ -223,6 +232,9 @@ func (v *Volume) TryReadAt(b []byte, off int64) error {
 	defer v.pool.grace.exit(phase)
 	if err := v.usable(); err != nil {
 		return err
+	}
+	if v.lun == nil {
+		return v.readSnapshot(b, off, true)
 	}
 	return v.pool.tryReadMap(v.currentMap(), b, off)
 }
