@@ -43,6 +43,11 @@ type poolRecord struct {
 	NextLUN      uint64 `json:"next_lun"`
 	NextLayer    uint32 `json:"next_layer"`
 	NextSnapshot uint64 `json:"next_snapshot"`
+	// Records is the number of records in the other buckets, Digest the CRC32C
+	// of all of them combined by exclusive or: so that none can be lost unseen.
+	// A table of before these were kept has neither, until the next commit.
+	Records uint64 `json:"records,omitempty"`
+	Digest  uint32 `json:"digest,omitempty"`
 }
 
 type lunRecord struct {
@@ -110,6 +115,8 @@ type catalogue struct {
 	// commitMu makes memory follow the table in the order of the commits. It is
 	// taken before mu.
 	commitMu sync.Mutex
+	digests  digests
+
 	// layersVersion counts the commits that changed layers.
 	layersVersion atomic.Uint64
 
@@ -128,6 +135,9 @@ type catalogue struct {
 // openCatalogue reads the whole table.
 func openCatalogue(fs blockfile.FS) (*catalogue, error) {
 	table, err := fs.OpenTable(catalogueFile)
+	if errors.Is(err, blockfile.ErrDamaged) {
+		return nil, &Error{Object: catalogueFile, Class: ErrCorrupt, Cause: err}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -139,31 +149,50 @@ func openCatalogue(fs blockfile.FS) (*catalogue, error) {
 		snapshots: make(map[uint64]*snapshotRecord),
 		reclaims:  make(map[uint32]*reclaimRecord),
 		failures:  make(map[uint64]*failureRecord),
+		digests:   digests{sums: make(map[recordKey]uint32)},
 	}
 	err = table.View(func(tx blockfile.Tx) error {
 		return errors.Join(
-			load(tx, bucketPool, func(_ uint64, r *poolRecord) { c.pool = *r }),
-			load(tx, bucketLUNs, func(id uint64, r *lunRecord) { c.luns[id] = r }),
-			load(tx, bucketLayers, func(id uint64, r *layerRecord) { c.layers[uint32(id)] = r }),
-			load(tx, bucketSnapshots, func(id uint64, r *snapshotRecord) { c.snapshots[id] = r }),
-			load(tx, bucketReclaims, func(id uint64, r *reclaimRecord) { c.reclaims[uint32(id)] = r }),
-			load(tx, bucketFailures, func(id uint64, r *failureRecord) { c.failures[id] = r }),
+			load(c, tx, bucketPool, func(_ uint64, r *poolRecord) { c.pool = *r }),
+			load(c, tx, bucketLUNs, func(id uint64, r *lunRecord) { c.luns[id] = r }),
+			load(c, tx, bucketLayers, func(id uint64, r *layerRecord) { c.layers[uint32(id)] = r }),
+			load(c, tx, bucketSnapshots, func(id uint64, r *snapshotRecord) { c.snapshots[id] = r }),
+			load(c, tx, bucketReclaims, func(id uint64, r *reclaimRecord) { c.reclaims[uint32(id)] = r }),
+			load(c, tx, bucketFailures, func(id uint64, r *failureRecord) { c.failures[id] = r }),
 		)
 	})
+	if err == nil {
+		err = c.complete()
+	}
 	if err != nil {
 		return nil, errors.Join(err, table.Close())
 	}
 	return c, nil
 }
 
+// complete verifies that no record is missing.
+func (c *catalogue) complete() error {
+	if c.pool.Records == 0 && c.pool.Digest == 0 {
+		return nil
+	}
+	if d := c.digests; uint64(len(d.sums)) != c.pool.Records || d.all != c.pool.Digest {
+		return errorf(ErrCorrupt, catalogueFile, "%d records with the combined checksum %08x, there should be %d with %08x", len(d.sums), d.all, c.pool.Records, c.pool.Digest)
+	}
+	return nil
+}
+
 // load decodes every record of a bucket.
-func load[R any](tx blockfile.Tx, bucket string, add func(id uint64, r *R)) error {
+func load[R any](c *catalogue, tx blockfile.Tx, bucket string, add func(id uint64, r *R)) error {
 	return tx.ForEach(bucket, func(key, value []byte) error {
 		r := new(R)
 		if err := decodeValue(bucket, key, value, r); err != nil {
 			return err
 		}
-		add(binary.BigEndian.Uint64(key), r)
+		id := binary.BigEndian.Uint64(key)
+		if bucket != bucketPool {
+			c.digests.add(recordKey{bucket, id}, binary.LittleEndian.Uint32(value[8:]))
+		}
+		add(id, r)
 		return nil
 	})
 }
@@ -269,14 +298,14 @@ func (c *catalogue) commit(changes ...change) error {
 	c.commitMu.Lock()
 	defer c.commitMu.Unlock()
 	c.mu.RLock()
-	failed := c.failed
+	failed, pool := c.failed, c.pool
 	c.mu.RUnlock()
 	if failed != nil {
 		return &Error{Object: catalogueFile, Class: ErrFailed, Detail: "a commit failed, restart the daemon", Cause: failed}
 	}
-	err := c.update(changes, values)
+	next, err := c.update(pool, changes, values)
 	for isNoSpace(err) && c.makeRoom != nil && c.makeRoom() {
-		err = c.update(changes, values)
+		next, err = c.update(pool, changes, values)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -287,6 +316,9 @@ func (c *catalogue) commit(changes ...change) error {
 		c.failed = err
 		return &Error{Object: catalogueFile, Class: ErrFailed, Detail: "commit", Cause: err}
 	}
+	next.finish()
+	// The pool's record is left as it is where no change is about it: whoever
+	// holds Pool.opMu reads it without mu.
 	for _, ch := range changes {
 		ch.apply(c)
 		if ch.bucket == bucketLayers {
@@ -296,22 +328,31 @@ func (c *catalogue) commit(changes ...change) error {
 	return nil
 }
 
-// update writes changes to the table, with the values encoded.
-func (c *catalogue) update(changes []change, values [][]byte) error {
-	return c.table.Update(func(tx blockfile.Tx) error {
+// update writes changes to the table, with the values encoded, and the pool's
+// record with what the digests then are, which it returns.
+func (c *catalogue) update(pool poolRecord, changes []change, values [][]byte) (*digestChange, error) {
+	next := c.digests.begin()
+	err := c.table.Update(func(tx blockfile.Tx) error {
 		for i, ch := range changes {
-			var err error
-			if values[i] == nil {
-				err = tx.Delete(ch.bucket, catalogueKey(ch.id))
-			} else {
-				err = tx.Put(ch.bucket, catalogueKey(ch.id), values[i])
+			if r, ok := ch.record.(poolRecord); ok {
+				pool = r // put below
+				continue
 			}
+			sum, err := put(tx, ch.bucket, ch.id, values[i])
 			if err != nil {
 				return err
 			}
+			next.set(recordKey{ch.bucket, ch.id}, recordSum{sum, values[i] != nil})
 		}
-		return nil
+		pool.Records, pool.Digest = next.count, next.all
+		value, err := encodeValue(bucketPool, catalogueKey(0), pool)
+		if err != nil {
+			return err
+		}
+		_, err = put(tx, bucketPool, 0, value)
+		return err
 	})
+	return next, err
 }
 
 // broken tells whether a commit failed that may be on disk.
@@ -319,6 +360,15 @@ func (c *catalogue) broken() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.failed != nil
+}
+
+// put sets or, for nil, deletes a value in a transaction, and returns the
+// checksum in it.
+func put(tx blockfile.Tx, bucket string, id uint64, value []byte) (uint32, error) {
+	if value == nil {
+		return 0, tx.Delete(bucket, catalogueKey(id))
+	}
+	return binary.LittleEndian.Uint32(value[8:]), tx.Put(bucket, catalogueKey(id), value)
 }
 
 func (c *catalogue) lunByName(name string) *lunRecord {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -21,6 +22,7 @@ func Check(fsys blockfile.FS) error {
 		c.tree()
 		for _, id := range slices.Sorted(maps.Keys(c.p.cat.layers)) {
 			c.layer(c.p.cat.layers[id])
+			c.files(c.p.cat.layers[id])
 		}
 		return nil
 	})
@@ -29,7 +31,7 @@ func Check(fsys blockfile.FS) error {
 // checkPool opens a pool that nobody has open, without changing it, for look,
 // and returns what that found.
 func checkPool(fsys blockfile.FS, look func(c *checker) error) error {
-	p := &Pool{fs: fsys}
+	p := &Pool{fs: fsys, log: slog.New(slog.DiscardHandler)}
 	if err := p.readHeader(); err != nil {
 		return err
 	}

@@ -136,6 +136,9 @@ func (p *Pool) Diff(ctx context.Context, lun, from, to string, off, n int64, yie
 	if l == nil {
 		return &Error{Object: lunObject(lun), Class: ErrStale}
 	}
+	if to == "" && l.broken {
+		return l.failed.Load()
+	}
 	b, releaseB, size, err := p.stateMap(r, to, l.m.Load())
 	if err != nil {
 		return err

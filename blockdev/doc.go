@@ -44,6 +44,13 @@
 // a damaged block is an error (ErrCorrupt), never data. Reads of a LUN are not
 // verified.
 //
+// # Damage
+//
+// Every byte of metadata is covered by a checksum or has to be zero. A LUN or
+// snapshot that stands on a layer with damaged metadata is shown as failed and
+// cannot be opened; the others are served. Only a damaged catalogue or pool
+// header keeps the pool from being opened.
+//
 // # Files
 //
 // See docs/formats/pool.md. In short:

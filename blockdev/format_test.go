@@ -211,7 +211,9 @@ func TestJournalDamage(t *testing.T) {
 		{"header", 20, "a", ErrCorrupt},
 		{"a record before good ones, same boot", journalHeaderSize + 20*recordSize, "a", ErrCorrupt},
 		{"a record before two commits, after a power cut", journalHeaderSize + 5*recordSize, "b", ErrCorrupt},
-		{"a record before one commit, after a power cut", journalHeaderSize + 25*recordSize, "b", nil},
+		{"a record before one commit, after a power cut", journalHeaderSize + 25*recordSize, "b", ErrCorrupt},
+		{"the last record, same boot", journalHeaderSize + 32*recordSize, "a", ErrCorrupt},
+		{"the last record, after a power cut", journalHeaderSize + 32*recordSize, "b", ErrCorrupt},
 	} {
 		flip(tt.off)
 		if _, err := scanned(t, fsys, tt.boot, false); !errors.Is(err, tt.want) {

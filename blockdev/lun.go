@@ -42,6 +42,9 @@ type lun struct {
 	m    atomic.Pointer[extentMap] // replaced under gate by a revert
 
 	failed atomic.Pointer[Error]
+	// broken: it could not be opened, there is nothing to read it by. failed
+	// says why.
+	broken bool
 	gone   atomic.Bool
 
 	gate sync.RWMutex

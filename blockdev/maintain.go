@@ -226,16 +226,19 @@ func (p *Pool) sealAll(ctx context.Context) error {
 }
 
 // giveBack does what reclaims and prunes can be done now, and tells whether
-// there were any. atOnce is as for giveBackShadowed.
+// there were any. A damaged layer does not keep it from the others. atOnce is as
+// for giveBackShadowed.
 func (p *Pool) giveBack(ctx context.Context, atOnce bool) (progress bool, err error) {
+	var errs []error
 	for _, r := range p.reclaimable() {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
 		done, err := p.reclaim(ctx, r)
-		if err != nil {
+		if err != nil && !isDamage(err) {
 			return false, err
 		}
+		errs = append(errs, err)
 		progress = progress || done
 	}
 	for _, id := range p.prunable() {
@@ -243,13 +246,14 @@ func (p *Pool) giveBack(ctx context.Context, atOnce bool) (progress bool, err er
 			return false, err
 		}
 		done, err := p.prune(id)
-		if err != nil {
+		if err != nil && !isDamage(err) {
 			return false, err
 		}
+		errs = append(errs, err)
 		progress = progress || done
 	}
 	dropped, err := p.giveBackShadowed(ctx, atOnce)
-	return progress || dropped, err
+	return progress || dropped, errors.Join(append(errs, err)...)
 }
 
 // extendEarly adds to the journal of a head that will soon be full.
@@ -350,6 +354,9 @@ func (p *Pool) reclaimable() []reclaimRecord {
 	defer p.cat.mu.RUnlock()
 	var out []reclaimRecord
 	for _, r := range p.cat.reclaims {
+		if p.brokenLayer(r.Owner) != nil {
+			continue // which of its blocks count is not known
+		}
 		if owner := p.cat.layers[r.Owner]; r.Owner == 0 || owner != nil && (owner.Sealed || p.isUsableHead(r.Owner, failed)) {
 			out = append(out, *r)
 		}
@@ -421,7 +428,7 @@ func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) 
 		return false, nil
 	}
 	own := newExtentMap()
-	if err := p.overlayPresence(own, r.Owner); err != nil {
+	if err := p.overlayLayer(own, r.Owner); err != nil {
 		return false, err
 	}
 	if err := p.grace.wait(ctx); err != nil {

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -101,6 +102,10 @@ type Pool struct {
 
 	closed atomic.Bool
 
+	brokenMu sync.Mutex
+	// broken holds the layers whose maps cannot be read, and why.
+	broken map[uint32]error
+
 	viewMu   sync.Mutex
 	views    map[uint32]*view
 	pins     pins
@@ -118,12 +123,40 @@ type poolHeader struct {
 	UUID       string `json:"uuid"`
 	ShardBytes int64  `json:"shard_bytes"`
 	BlockBytes int64  `json:"block_bytes"`
+	// Checksum is the CRC32C, in hexadecimal, of the file as it would be
+	// without this line. Pools of before it was kept have none.
+	Checksum string `json:"crc32c,omitempty"`
+}
+
+// render returns the content of the file, with its checksum.
+func (h poolHeader) render() ([]byte, error) {
+	h.Checksum = ""
+	b, err := json.MarshalIndent(h, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	h.Checksum = fmt.Sprintf("%08x", crcOf(append(b, '\n')))
+	b, err = json.MarshalIndent(h, "", "  ")
+	return append(b, '\n'), err
+}
+
+// intact tells whether the file is, to the byte, what its content is written
+// as.
+func (h poolHeader) intact(file []byte) bool {
+	want, err := h.render()
+	if h.Checksum == "" && err == nil {
+		want, err = json.MarshalIndent(h, "", "  ")
+		want = append(want, '\n')
+	}
+	return err == nil && bytes.Equal(file, want)
 }
 
 // Open opens the pool in a directory and brings it to a consistent state. A
 // missing or empty directory becomes an empty pool. The error is ErrInUse if
 // another process has the pool open, ErrInvalid if the directory holds
-// something else, ErrCorrupt if the pool's metadata is damaged.
+// something else, ErrCorrupt if what concerns the whole pool is damaged: its
+// header or its catalogue. A LUN or snapshot whose own files are damaged is
+// shown as failed, and cannot be opened.
 func Open(dir string, opts Options) (*Pool, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -255,6 +288,8 @@ func (p *Pool) readHeader() error {
 	switch err := json.Unmarshal(b, &h); {
 	case err != nil:
 		return &Error{Object: path.Join(p.dir, poolFile), Class: ErrCorrupt, Cause: err}
+	case h.Format == poolFormat && h.Version == poolVersion && !h.intact(b):
+		return errorf(ErrCorrupt, path.Join(p.dir, poolFile), "offset 0: wrong checksum, or something was added")
 	case h.Format != poolFormat || h.Version != poolVersion || h.BlockBytes != BlockSize:
 		return errorf(ErrInvalid, path.Join(p.dir, poolFile), "format %q version %d with blocks of %d bytes is not known", h.Format, h.Version, h.BlockBytes)
 	case !validShard(h.ShardBytes):
@@ -282,7 +317,7 @@ func (p *Pool) createHeader(shardBytes int64) error {
 		return errorf(ErrInvalid, "shard size", "%d is too small or not a multiple of %d", shardBytes, BlockSize)
 	}
 	h := poolHeader{Format: poolFormat, Version: poolVersion, UUID: uuid.NewString(), ShardBytes: shardBytes, BlockBytes: BlockSize}
-	b, err := json.MarshalIndent(h, "", "  ")
+	b, err := h.render()
 	if err != nil {
 		return err
 	}
@@ -292,7 +327,7 @@ func (p *Pool) createHeader(shardBytes int64) error {
 	}
 	err = f.Truncate(0)
 	if err == nil {
-		_, err = f.WriteAt(append(b, '\n'), 0)
+		_, err = f.WriteAt(b, 0)
 	}
 	if err == nil {
 		err = f.Sync()

@@ -21,7 +21,8 @@ func (p *Pool) prunable() []uint32 {
 		switch c := children[id]; {
 		case len(c) == 0:
 			out = append(out, id)
-		case len(c) == 1 && r.Sealed && (c[0].Sealed || p.isUsableHead(c[0].ID, failed)):
+		case len(c) == 1 && r.Sealed && (c[0].Sealed || p.isUsableHead(c[0].ID, failed)) &&
+			p.brokenLayer(id) == nil && p.brokenLayer(c[0].ID) == nil:
 			out = append(out, id)
 		}
 	}
@@ -95,7 +96,7 @@ func (p *Pool) removeLayer(r *layerRecord) (bool, error) {
 func (p *Pool) mergePresence(parent, child *layerRecord) error {
 	merged := newExtentMap()
 	for _, id := range []uint32{parent.ID, child.ID} {
-		if err := p.overlayPresence(merged, id); err != nil {
+		if err := p.overlayLayer(merged, id); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,10 @@ func (p *Pool) recover() error {
 	suspect, reached := p.layersOfFailed(), p.reachedLayers()
 	for _, id := range slices.Sorted(maps.Keys(p.cat.layers)) {
 		if r := p.cat.layers[id]; !r.Sealed && heads[id] == nil && reached[id] {
-			if err := p.recoverFrozen(r, suspect[id]); err != nil {
+			err := p.recoverFrozen(r, suspect[id])
+			if isDamage(err) {
+				p.breakLayer(id, err)
+			} else if err != nil {
 				p.recordFailureAbove(id, err)
 				return err
 			}
@@ -40,7 +43,10 @@ func (p *Pool) recover() error {
 	}
 	records := slices.SortedFunc(maps.Values(p.cat.luns), func(a, b *lunRecord) int { return cmp.Compare(a.ID, b.ID) })
 	for _, r := range records {
-		if err := p.recoverLUN(r); err != nil {
+		err := p.recoverLUN(r)
+		if isDamage(err) {
+			p.breakLUN(r, err)
+		} else if err != nil {
 			return fmt.Errorf("blockdev: open LUN %s: %w", r.Name, err)
 		}
 	}
@@ -181,11 +187,17 @@ func (p *Pool) listIDs(dir string) ([]uint32, error) {
 	}
 	var ids []uint32
 	for _, n := range names {
-		if id, err := strconv.ParseUint(n, 16, 32); err == nil && len(n) == 8 {
-			ids = append(ids, uint32(id))
+		if id, ok := parseID(n); ok {
+			ids = append(ids, id)
 		}
 	}
 	return ids, nil
+}
+
+// parseID returns the id that a directory is named by.
+func parseID(name string) (id uint32, ok bool) {
+	n, err := strconv.ParseUint(name, 16, 32)
+	return uint32(n), err == nil && len(name) == 8
 }
 
 // dropNew removes files that did not get their names.

@@ -140,6 +140,14 @@ func scanJournalFile(fs blockfile.FS, name string, layer uint32, generation, nex
 		}
 	}
 	f.records = b[:n]
+	// Records are written in order into zeros, and no sector is torn between
+	// records: what follows the last one is zeros, or a whole record of after
+	// a sector that did not reach the disk.
+	if n+recordSize <= len(b) {
+		if _, ok := decodeRecord(b[n:], salt); !ok && !isZero(b[n:n+recordSize]) {
+			return f, errorf(ErrCorrupt, name, "offset %d: record %d is damaged", journalHeaderSize+n, nextSeq+uint64(n/recordSize))
+		}
+	}
 	for ; n+recordSize <= len(b); n += recordSize {
 		if r, ok := decodeRecord(b[n:], salt); ok && r.seq > nextSeq {
 			lost.file = name
@@ -150,6 +158,15 @@ func scanJournalFile(fs blockfile.FS, name string, layer uint32, generation, nex
 		}
 	}
 	return f, nil
+}
+
+func isZero(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // each calls fn for every record of a file.

@@ -39,10 +39,12 @@ func (p *Pool) branches() []branch {
 	var out []branch
 	for id, c := range children {
 		r := p.cat.layers[id]
-		if len(c) < 2 || r == nil || !r.Sealed || named[id] || open[id] {
+		if len(c) < 2 || r == nil || !r.Sealed || named[id] || open[id] || p.brokenLayer(id) != nil {
 			continue
 		}
-		if slices.ContainsFunc(c, func(c *layerRecord) bool { return !c.Sealed && !p.isUsableHead(c.ID, failed) }) {
+		if slices.ContainsFunc(c, func(c *layerRecord) bool {
+			return !c.Sealed && !p.isUsableHead(c.ID, failed) || p.brokenLayer(c.ID) != nil
+		}) {
 			continue
 		}
 		slices.SortFunc(c, func(a, b *layerRecord) int { return int(a.ID) - int(b.ID) })
@@ -132,7 +134,7 @@ func (p *Pool) dropShadowed(b branch) (dropped, done bool, err error) {
 		covers = append(covers, cover)
 	}
 	own := newExtentMap()
-	if err := p.overlayPresence(own, b.layer.ID); err != nil {
+	if err := p.overlayLayer(own, b.layer.ID); err != nil {
 		return false, false, err
 	}
 	if n := own.removeCovered(covers); n == 0 {
@@ -173,7 +175,7 @@ func (p *Pool) coverOf(r *layerRecord) (c cover, ok bool, err error) {
 		return cover{}, false, nil
 	}
 	m := newExtentMap()
-	if err := p.overlayPresence(m, r.ID); err != nil {
+	if err := p.overlayLayer(m, r.ID); err != nil {
 		return cover{}, false, err
 	}
 	// A merge that was not finished leaves places of the layer below.

@@ -86,7 +86,7 @@ func (p *Pool) SnapshotInfo(lun, name string) (SnapshotInfo, error) {
 // snapshotInfo describes a snapshot; ErrNotFound if it was deleted meanwhile.
 func (p *Pool) snapshotInfo(r *snapshotRecord) (SnapshotInfo, error) {
 	info, err := p.look(r)
-	if err != nil && p.cat.snapshot(r.ID) == nil {
+	if (err != nil || info.Failed != "") && p.cat.snapshot(r.ID) == nil {
 		return SnapshotInfo{}, &Error{Object: "snapshot " + r.Name, Class: ErrNotFound, Detail: "it was deleted meanwhile"}
 	}
 	return info, err
@@ -95,10 +95,12 @@ func (p *Pool) snapshotInfo(r *snapshotRecord) (SnapshotInfo, error) {
 func (p *Pool) look(r *snapshotRecord) (SnapshotInfo, error) {
 	m, err := p.viewMap(r.Layer)
 	if err != nil {
-		return SnapshotInfo{}, err
+		info, gone := p.describe(r, newExtentMap(), 0)
+		info.Failed = err.Error()
+		return info, gone
 	}
 	unique, err := p.uniqueBlocks(r.Layer, m)
-	if err != nil {
+	if err != nil && !isDamage(err) { // what stands on it may be damaged
 		return SnapshotInfo{}, err
 	}
 	return p.describe(r, m, unique)
@@ -161,6 +163,9 @@ func (p *Pool) uniqueBlocks(layer uint32, m *extentMap) (uint64, error) {
 // mapAbove returns the map of a layer, open or sealed.
 func (p *Pool) mapAbove(layer uint32) (*extentMap, error) {
 	if l := p.lunOfHead(layer); l != nil {
+		if l.broken {
+			return nil, l.failed.Load()
+		}
 		return l.m.Load(), nil
 	}
 	return p.viewMap(layer)

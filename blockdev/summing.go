@@ -272,7 +272,7 @@ func (p *Pool) storeSums(id uint32, batch map[uint64]*sumLeaf) error {
 	}
 	// What the layer maps may have become less since the batch was read.
 	own := newExtentMap()
-	if err := p.overlayPresence(own, id); err != nil {
+	if err := p.overlayLayer(own, id); err != nil {
 		return err
 	}
 	fresh := batchSource(batch)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -328,6 +329,41 @@ func TestSumsOfRandomTrees(t *testing.T) {
 			if _, err := s.read("a", name, 0, 4<<20); err != nil {
 				t.Fatalf("round %d, seed %d: %v", i, seed, err)
 			}
+		}
+	}
+}
+
+// TestSumsOfBranches: a layer that nothing names and that clones stand on loses
+// the blocks that all of them hide, and their sums.
+func TestSumsOfBranches(t *testing.T) {
+	ctx := context.Background()
+	s := newSummed(t)
+	v := s.lun("a")
+	s.write(v, 1, 0, 40)
+	s.snapshot("a", "s1")
+	s.settle()
+	_, err := s.p.Clone(ctx, "a", "s1", "b")
+	s.must(err)
+	w := s.lun("b")
+	s.delete("a", "s1")
+	s.wantAllSummed()
+	s.write(v, 2, 0, 20)
+	s.write(w, 3, 10, 20)
+	s.settle()
+	s.wantAllSummed()
+	s.snapshot("a", "s2")
+	s.snapshot("b", "s2")
+	s.settle()
+	s.wantAllSummed()
+	s.flip("a", "s2", 5)
+	s.flip("b", "s2", 35)
+	for ref, want := range map[string]error{"a 5": ErrCorrupt, "a 35": ErrCorrupt, "b 35": ErrCorrupt, "b 5": nil, "a 15": nil} {
+		var lun string
+		var block int64
+		_, err := fmt.Sscan(ref, &lun, &block)
+		s.must(err)
+		if _, err := s.read(lun, "s2", block*BlockSize, BlockSize); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", ref, err, want)
 		}
 	}
 }

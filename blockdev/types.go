@@ -32,7 +32,8 @@ type LUNInfo struct {
 	Name      string    `json:"name"`
 	SizeBytes int64     `json:"size_bytes"`
 	Created   time.Time `json:"created"`
-	// Failed says why the LUN takes no writes any more, "" while it does.
+	// Failed says why the LUN takes no writes any more, or cannot be opened at
+	// all, "" while it does.
 	Failed string `json:"failed,omitempty"`
 	// Clients is the number of open handles.
 	Clients   int `json:"clients"`
@@ -72,6 +73,8 @@ type SnapshotInfo struct {
 	// LockedUntil is when the lock ends by itself, nil for one that does not.
 	LockedUntil *time.Time `json:"locked_until,omitempty"`
 	Clients     int        `json:"clients"`
+	// Failed says why the snapshot cannot be read, "" if it can.
+	Failed string `json:"failed,omitempty"`
 	// MappedBytes is what the snapshot holds as data, wherever it is stored.
 	MappedBytes int64 `json:"mapped_bytes"`
 	// UniqueBytes is what deleting the snapshot would give back.

@@ -120,11 +120,14 @@ func (p *Pool) buildView(layer uint32) (m *extentMap, chain []*layerRecord, err 
 		if r == nil || len(chain) > maxOrigin {
 			return nil, chain, errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", id)
 		}
+		if err := p.brokenLayer(id); err != nil {
+			return nil, chain, err
+		}
 		chain = append(chain, r)
 		id = r.Parent
 	}
 	for _, r := range slices.Backward(chain) {
-		if err := p.overlayPresence(m, r.ID); err != nil {
+		if err := p.overlayLayer(m, r.ID); err != nil {
 			return nil, chain, err
 		}
 	}
@@ -149,6 +152,16 @@ func (p *Pool) kept(layer uint32) *view {
 	}
 	v.used = p.viewTick
 	return v
+}
+
+// overlayLayer lays the presence map of a sealed layer over m, and notes if it
+// is damaged.
+func (p *Pool) overlayLayer(m *extentMap, layer uint32) error {
+	err := p.overlayPresence(m, layer)
+	if isDamage(err) && p.cat.layer(layer) != nil { // else it was just removed
+		p.breakLayer(layer, err)
+	}
+	return err
 }
 
 // overlayPresence lays the presence map of a sealed layer over m.

@@ -122,6 +122,9 @@ func (p *Pool) OpenLUN(name, client string) (*Volume, error) {
 		return nil, err
 	}
 	l := p.lunByID(r.ID)
+	if l.broken {
+		return nil, l.failed.Load()
+	}
 	v := &Volume{pool: p, client: client, lunID: r.ID, lun: l, handles: &l.handles}
 	v.handles.add(v)
 	return v, nil

@@ -39,7 +39,8 @@ type FS interface {
 	// SyncDir makes the names in a directory durable: creations, renames
 	// and removals done before the call.
 	SyncDir(name string) error
-	// OpenTable opens, creating it if need be, a transactional table.
+	// OpenTable opens, creating it if need be, a transactional table. The error
+	// is ErrDamaged if what is there is none.
 	OpenTable(name string) (Table, error)
 	// Lock takes an exclusive lock on a file, creating it if need be, without
 	// waiting: ErrLocked if another process holds it. Close releases it, and

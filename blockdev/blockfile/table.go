@@ -1,7 +1,11 @@
 package blockfile
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -12,9 +16,20 @@ import (
 type boltTable struct{ db *bbolt.DB }
 
 func openTable(path string) (Table, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout:      time.Second, // the pool's own lock already keeps others out
-		FreelistType: bbolt.FreelistMapType,
+	file, err := os.ReadFile(path)
+	if err == nil && len(file) > 0 {
+		err = checkTable(file)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var db *bbolt.DB
+	err = guarded(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout:      time.Second, // the pool's own lock already keeps others out
+			FreelistType: bbolt.FreelistMapType,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open table %s: %w", path, err)
@@ -22,12 +37,29 @@ func openTable(path string) (Table, error) {
 	return boltTable{db}, nil
 }
 
+// guarded runs fn. bbolt panics at damage that it meets, and reads the file by
+// mapping it: neither may end the process.
+func guarded(fn func() error) (err error) {
+	old := debug.SetPanicOnFault(true)
+	defer func() {
+		debug.SetPanicOnFault(old)
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, r)
+		}
+	}()
+	return fn()
+}
+
 func (t boltTable) View(fn func(tx Tx) error) error {
-	return t.db.View(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) })
+	return guarded(func() error {
+		return t.db.View(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) })
+	})
 }
 
 func (t boltTable) Update(fn func(tx Tx) error) error {
-	return updateError(t.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) }))
+	return guarded(func() error {
+		return updateError(t.db.Update(func(tx *bbolt.Tx) error { return fn(boltTx{tx}) }))
+	})
 }
 
 // updateError keeps the error of a sync, which may have lost anything, from

@@ -83,9 +83,13 @@ func (a *app) snapshotList() *cobra.Command {
 			}
 			for _, s := range snapshots {
 				v.names = append(v.names, s.Ref())
+				data, unique := formatSize(s.MappedBytes), formatSize(s.UniqueBytes)
+				if s.Failed != "" {
+					data, unique = "DAMAGED", "-" // show says more
+				}
 				v.rows = append(v.rows, []string{
-					s.Ref(), a.when(s.Created), formatSize(s.SizeBytes), formatSize(s.MappedBytes),
-					formatSize(s.UniqueBytes), s.Consistency, a.lockState(s), s.Comment,
+					s.Ref(), a.when(s.Created), formatSize(s.SizeBytes), data,
+					unique, s.Consistency, a.lockState(s), s.Comment,
 				})
 			}
 			return a.show(v)
@@ -134,6 +138,9 @@ func (a *app) snapshotShow() *cobra.Command {
 				{"Unique:", formatSize(s.UniqueBytes) + " would be given back by deleting it"},
 				{"Lock:", a.lockState(s)},
 				{"Clients:", strconv.Itoa(s.Clients)},
+			}
+			if s.Failed != "" {
+				rows = append(rows, []string{"FAILED:", s.Failed})
 			}
 			if s.Group != "" {
 				rows = append(rows, []string{"Group:", s.Group})

@@ -154,7 +154,7 @@ func (s *Server) wireSnapshot(i blockdev.SnapshotInfo) wire.Snapshot {
 	w := wire.Snapshot{
 		ID: i.ID, LUN: i.LUN, Name: i.Name, Created: i.Created.UTC(), SizeBytes: i.SizeBytes,
 		Group: i.Group, CreatedBy: i.CreatedBy, Comment: i.Comment, Consistency: string(i.Consistency),
-		Evidence: i.Evidence, Locked: i.Locked, Clients: i.Clients,
+		Evidence: i.Evidence, Locked: i.Locked, Clients: i.Clients, Failed: i.Failed,
 		MappedBytes: i.MappedBytes, UniqueBytes: i.UniqueBytes,
 	}
 	if i.LockedUntil != nil {

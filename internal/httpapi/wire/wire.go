@@ -49,7 +49,7 @@ type LUN struct {
 	Name        string    `json:"name"`
 	SizeBytes   int64     `json:"size_bytes"`
 	Created     time.Time `json:"created"`
-	Failed      string    `json:"failed,omitempty" doc:"Why the LUN takes no writes any more, absent while it does"`
+	Failed      string    `json:"failed,omitempty" doc:"Why the LUN takes no writes any more or cannot be opened, absent while it does"`
 	Clients     int       `json:"clients" doc:"Number of connections that have it open"`
 	Snapshots   int       `json:"snapshots" doc:"Number of its snapshots"`
 	Origin      string    `json:"origin,omitempty" doc:"Snapshot that the LUN was cloned from, as lun@name"`
@@ -73,6 +73,7 @@ type Snapshot struct {
 	Locked      bool            `json:"locked"`
 	LockedUntil *time.Time      `json:"locked_until,omitempty" doc:"When the lock ends by itself, absent for one that does not"`
 	Clients     int             `json:"clients" doc:"Number of connections that have it open"`
+	Failed      string          `json:"failed,omitempty" doc:"Why the snapshot cannot be read, absent if it can"`
 	MappedBytes int64           `json:"mapped_bytes" doc:"What it holds as data, wherever that is stored"`
 	UniqueBytes int64           `json:"unique_bytes" doc:"What deleting it would give back"`
 	NBDURIs     []string        `json:"nbd_uris" nullable:"false" doc:"NBD URIs that clients can open, read-only"`
