@@ -32,6 +32,7 @@ const (
 	bucketSnapshots = "snapshots"
 	bucketReclaims  = "reclaims"
 	bucketFailures  = "failures"
+	bucketScrubs    = "scrubs"
 )
 
 // poolRecord is the one record of its bucket, under id 0.
@@ -130,6 +131,7 @@ type catalogue struct {
 	snapshots map[uint64]*snapshotRecord
 	reclaims  map[uint32]*reclaimRecord
 	failures  map[uint64]*failureRecord // by LUN
+	scrub     *scrubRecord              // the last one, nil if there was none
 }
 
 // openCatalogue reads the whole table.
@@ -159,6 +161,7 @@ func openCatalogue(fs blockfile.FS) (*catalogue, error) {
 			load(c, tx, bucketSnapshots, func(id uint64, r *snapshotRecord) { c.snapshots[id] = r }),
 			load(c, tx, bucketReclaims, func(id uint64, r *reclaimRecord) { c.reclaims[uint32(id)] = r }),
 			load(c, tx, bucketFailures, func(id uint64, r *failureRecord) { c.failures[id] = r }),
+			load(c, tx, bucketScrubs, func(_ uint64, r *scrubRecord) { c.scrub = r }),
 		)
 	})
 	if err == nil {
@@ -277,6 +280,10 @@ func deleteReclaim(origin uint32) change {
 
 func putFailure(r failureRecord) change {
 	return change{bucketFailures, r.LUN, r, func(c *catalogue) { c.failures[r.LUN] = &r }}
+}
+
+func putScrub(r scrubRecord) change {
+	return change{bucketScrubs, 0, r, func(c *catalogue) { c.scrub = &r }}
 }
 
 func deleteFailure(lun uint64) change {

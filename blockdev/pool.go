@@ -113,6 +113,7 @@ type Pool struct {
 
 	maintenance maintenance
 	summing     summing
+	scrubbing   scrubbing
 	sums        sumsCache
 }
 
@@ -199,6 +200,7 @@ func Open(dir string, opts Options) (*Pool, error) {
 	}
 	p.maintenance.start(p)
 	p.summing.start(p)
+	p.resumeScrub()
 	return p, nil
 }
 
@@ -368,6 +370,7 @@ func (p *Pool) Close() error {
 	if p.closed.Swap(true) {
 		return nil
 	}
+	p.scrubbing.end()
 	p.summing.stop()
 	p.maintenance.stop()
 	p.opMu.Lock()

@@ -96,6 +96,15 @@ type Allocator interface {
 	Allocate(off, n int64) error
 }
 
+// DirectOpener is implemented by trees that can read what is on the disk rather
+// than in the page cache.
+type DirectOpener interface {
+	// OpenDirect opens a file for reads past the page cache, where the
+	// filesystem below can do that. Buffers, offsets and lengths have to be
+	// multiples of 4096 bytes.
+	OpenDirect(name string) (File, error)
+}
+
 // Table is a set of buckets of key-value pairs with atomic, durable updates.
 type Table interface {
 	// View runs fn on a consistent state. Byte slices handed out are valid

@@ -28,6 +28,15 @@ func (o osFS) Open(name string, flag int) (File, error) {
 	return &osFile{File: f, fd: int(f.Fd())}, nil
 }
 
+// OpenDirect implements DirectOpener by O_DIRECT.
+func (o osFS) OpenDirect(name string) (File, error) {
+	f, err := o.Open(name, os.O_RDONLY|unix.O_DIRECT)
+	if errors.Is(err, unix.EINVAL) { // tmpfs before Linux 6.6
+		return o.Open(name, os.O_RDONLY)
+	}
+	return f, err
+}
+
 func (o osFS) Remove(name string) error { return os.Remove(o.path(name)) }
 
 func (o osFS) Rename(oldName, newName string) error {

@@ -59,6 +59,7 @@ func (a *app) statusRows(s wire.Status, luns []wire.LUN) [][]string {
 		{"LUNs:", strconv.Itoa(s.Pool.LUNs)},
 		{"Snapshots:", strconv.Itoa(s.Pool.Snapshots)},
 		{"Maintenance:", pending},
+		{"Scrub:", a.scrubState(s.Scrub)},
 	}...)
 	for _, l := range luns {
 		if l.Failed != "" {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -28,6 +30,9 @@ type Config struct {
 	LogLevel slog.Level
 	// LogFormat is "text" or "json".
 	LogFormat string
+	// ScrubRate bounds how many bytes per second are read to make checksums, and
+	// as many again by a scrub; negative for no bound.
+	ScrubRate int64
 	// StopTimeout bounds how long a clean stop waits for requests in flight.
 	StopTimeout time.Duration
 
@@ -57,6 +62,7 @@ const (
 	keyTLSClientCA    = "nbd_tls.client_ca"
 	keyLogLevel       = "log_level"
 	keyLogFormat      = "log_format"
+	keyScrubRate      = "scrub_rate"
 	keyStopTimeout    = "stop_timeout"
 )
 
@@ -70,6 +76,7 @@ func Default() Config {
 		API:         "/run/rowan/api.sock",
 		LogLevel:    slog.LevelInfo,
 		LogFormat:   "text",
+		ScrubRate:   64 << 20,
 		StopTimeout: 10 * time.Second,
 		sources:     map[string]Source{},
 	}
@@ -121,6 +128,7 @@ type Overrides struct {
 	NBDTLSClientCA    *string
 	LogLevel          *string
 	LogFormat         *string
+	ScrubRate         *string
 	StopTimeout       *string
 }
 
@@ -134,7 +142,7 @@ func (c *Config) Override(o Overrides) error {
 		pool: o.Pool, api: o.API, nbd: nilIfEmpty(o.NBD),
 		nbdAllowPlaintext: o.NBDAllowPlaintext,
 		tlsCert:           o.NBDTLSCert, tlsKey: o.NBDTLSKey, tlsClientCA: o.NBDTLSClientCA,
-		logLevel: o.LogLevel, logFormat: o.LogFormat, stopTimeout: o.StopTimeout,
+		logLevel: o.LogLevel, logFormat: o.LogFormat, scrubRate: o.ScrubRate, stopTimeout: o.StopTimeout,
 	})
 	return errors.Join(s.errs...)
 }
@@ -212,6 +220,31 @@ func parseFormat(text string) (string, error) {
 	}
 	return text, nil
 }
+
+// parseRate reads a number of bytes per second: a whole number, alone or with
+// K, M or G for powers of 1024, or "unlimited", which is negative.
+func parseRate(text string) (int64, error) {
+	if text == "unlimited" {
+		return -1, nil
+	}
+	number, shift := strings.TrimSuffix(strings.ToUpper(text), "IB"), 0
+	if n := len(number); n > 0 {
+		if i := strings.IndexByte("KMG", number[n-1]); i >= 0 {
+			number, shift = number[:n-1], 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q is neither a rate such as 64M, in bytes per second, nor unlimited", text)
+	}
+	if n <<= shift; n < minScrubRate {
+		return 0, fmt.Errorf("%q is less than %d bytes per second", text, minScrubRate)
+	}
+	return n, nil
+}
+
+// minScrubRate is the lowest rate: 64 KiB per second read 5 GiB a day.
+const minScrubRate = 64 << 10
 
 func parseStopTimeout(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)

@@ -41,6 +41,8 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 		{"bad level", "log_level = 'loud'\n", `FILE:1: log_level: "loud" is none of debug, info, warn, error`},
 		{"bad format", "log_format = 'xml'\n", `FILE:1: log_format: "xml" is neither text nor json`},
 		{"bad timeout", "stop_timeout = 'soon'\n", `FILE:1: stop_timeout: "soon" is not a duration`},
+		{"bad rate", "scrub_rate = '1 apple'\n", `FILE:1: scrub_rate: "1 apple" is neither a rate such as 64M`},
+		{"low rate", "scrub_rate = '1K'\n", `FILE:1: scrub_rate: "1K" is less than`},
 		{"negative timeout", "stop_timeout = '-1s'\n", "FILE:1: stop_timeout: -1s is not more than 0"},
 		{"inline table", "nbd_tls = { key = '' }\n", "FILE:1: nbd_tls.key: the path is empty"},
 		{"syntax", "pool = '/p'\nnbd = [\n", "FILE:"},

@@ -29,6 +29,7 @@ type document struct {
 	} `toml:"nbd_tls"`
 	LogLevel    *string `toml:"log_level"`
 	LogFormat   *string `toml:"log_format"`
+	ScrubRate   *string `toml:"scrub_rate"`
 	StopTimeout *string `toml:"stop_timeout"`
 }
 
@@ -84,7 +85,7 @@ func (c *Config) addFile(path string) error {
 		pool: doc.Pool, api: doc.API, nbd: doc.NBD,
 		nbdAllowPlaintext: doc.NBDAllowPlaintext,
 		tlsCert:           doc.NBDTLS.Cert, tlsKey: doc.NBDTLS.Key, tlsClientCA: doc.NBDTLS.ClientCA,
-		logLevel: doc.LogLevel, logFormat: doc.LogFormat, stopTimeout: doc.StopTimeout,
+		logLevel: doc.LogLevel, logFormat: doc.LogFormat, scrubRate: doc.ScrubRate, stopTimeout: doc.StopTimeout,
 	})
 	return errors.Join(s.errs...)
 }
@@ -118,7 +119,7 @@ func absolute(path string) (string, error) {
 func isKey(name string) bool {
 	switch name {
 	case keyPool, keyAPI, keyNBD, keyAllowPlaintext, tableTLS, keyTLSCert, keyTLSKey, keyTLSClientCA,
-		keyLogLevel, keyLogFormat, keyStopTimeout:
+		keyLogLevel, keyLogFormat, keyScrubRate, keyStopTimeout:
 		return true
 	}
 	return false

@@ -9,7 +9,7 @@ type settings struct {
 	nbdAllowPlaintext            *bool
 	tlsCert, tlsKey, tlsClientCA *string
 	logLevel, logFormat          *string
-	stopTimeout                  *string
+	scrubRate, stopTimeout       *string
 }
 
 // setter checks the values of one source and puts them into a Config.
@@ -34,6 +34,7 @@ func (s *setter) apply(v settings) {
 	set(s, keyTLSClientCA, v.tlsClientCA, &s.c.NBDTLS.ClientCA, s.nonEmptyPath)
 	set(s, keyLogLevel, v.logLevel, &s.c.LogLevel, parseLevel)
 	set(s, keyLogFormat, v.logFormat, &s.c.LogFormat, parseFormat)
+	set(s, keyScrubRate, v.scrubRate, &s.c.ScrubRate, parseRate)
 	set(s, keyStopTimeout, v.stopTimeout, &s.c.StopTimeout, parseStopTimeout)
 }
 

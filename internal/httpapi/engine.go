@@ -14,6 +14,7 @@ type Engine interface {
 	snapshotReader
 	snapshotWriter
 	brancher
+	scrubber
 }
 
 type lunReader interface {
@@ -47,4 +48,10 @@ type snapshotWriter interface {
 type brancher interface {
 	Clone(ctx context.Context, lun, name, newLUN string) (blockdev.LUNInfo, error)
 	Revert(ctx context.Context, lun, name string, o blockdev.RevertOptions) (blockdev.SnapshotInfo, error)
+}
+
+type scrubber interface {
+	StartScrub(ctx context.Context, lun, snapshot string) (blockdev.ScrubInfo, error)
+	StopScrub(ctx context.Context) (blockdev.ScrubInfo, error)
+	LastScrub() (blockdev.ScrubInfo, error)
 }

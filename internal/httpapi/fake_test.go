@@ -17,6 +17,7 @@ type fakeEngine struct {
 	err     error // what every call fails with
 	lun     blockdev.LUNInfo
 	snap    blockdev.SnapshotInfo
+	scrub   blockdev.ScrubInfo
 	changes []change
 	block   chan struct{} // if set, CreateLUN waits for it or its context
 	entered chan struct{} // told when CreateLUN waits
@@ -145,4 +146,16 @@ func (f *fakeEngine) Clone(_ context.Context, lun, name, newLUN string) (blockde
 func (f *fakeEngine) Revert(_ context.Context, lun, name string, o blockdev.RevertOptions) (blockdev.SnapshotInfo, error) {
 	f.revert = o
 	return f.snap, f.call("Revert %q %q %v", lun, name, o.Force)
+}
+
+func (f *fakeEngine) StartScrub(_ context.Context, lun, snapshot string) (blockdev.ScrubInfo, error) {
+	return f.scrub, f.call("StartScrub %q %q", lun, snapshot)
+}
+
+func (f *fakeEngine) StopScrub(context.Context) (blockdev.ScrubInfo, error) {
+	return f.scrub, f.call("StopScrub")
+}
+
+func (f *fakeEngine) LastScrub() (blockdev.ScrubInfo, error) {
+	return f.scrub, f.call("LastScrub")
 }

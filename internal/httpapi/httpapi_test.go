@@ -359,7 +359,7 @@ func TestOpenAPI(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &doc); err != nil || status != 200 {
 		t.Fatalf("status %d: %v", status, err)
 	}
-	if !strings.HasPrefix(doc.OpenAPI, "3.1") || len(doc.Paths) != 9 {
+	if !strings.HasPrefix(doc.OpenAPI, "3.1") || len(doc.Paths) != 10 {
 		t.Errorf("version %s with %d paths", doc.OpenAPI, len(doc.Paths))
 	}
 	for path, methods := range doc.Paths {
@@ -381,7 +381,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"LUN", "Snapshot", "Problem", "Range", "Status"} {
+	for _, name := range []string{"LUN", "Snapshot", "Problem", "Range", "Scrub", "Status"} {
 		if doc.Components.Schemas[name] == nil {
 			t.Errorf("schema %s is missing", name)
 		}

@@ -60,13 +60,18 @@ func (s *Server) getStatus(context.Context, *none) (*body[wire.Status], error) {
 	if err != nil {
 		return nil, err
 	}
+	scrub, err := s.lastScrub()
+	if err != nil {
+		return nil, err
+	}
 	return &body[wire.Status]{Body: wire.Status{
 		Version: s.opts.Version, Started: s.opts.Started.UTC(), PID: s.opts.PID, API: s.opts.API,
 		Pool: wire.Pool{
 			UUID: pool.UUID, Dir: pool.Dir, LUNs: pool.LUNs, Snapshots: pool.Snapshots,
 			TotalBytes: pool.TotalBytes, FreeBytes: pool.FreeBytes, Pending: pool.Pending,
 		},
-		NBD: append([]wire.NBD{}, s.opts.NBD()...),
+		NBD:   append([]wire.NBD{}, s.opts.NBD()...),
+		Scrub: scrub,
 	}}, nil
 }
 

@@ -82,6 +82,7 @@ func New(o Options) *Server {
 	})
 	s.registerLUNs()
 	s.registerSnapshots()
+	s.registerScrubs()
 	// What huma would answer errors with, had they not been made Problems.
 	delete(s.api.OpenAPI().Components.Schemas.Map(), "ErrorModel")
 	delete(s.api.OpenAPI().Components.Schemas.Map(), "ErrorDetail")

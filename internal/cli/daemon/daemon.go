@@ -64,7 +64,7 @@ type flags struct {
 	nbdAllowPlaintext            bool
 	tlsCert, tlsKey, tlsClientCA string
 	logLevel, logFormat          string
-	stopTimeout                  string
+	scrubRate, stopTimeout       string
 }
 
 func command(stdout, stderr io.Writer, version string) *cobra.Command {
@@ -120,6 +120,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	p.StringVar(&f.tlsClientCA, "nbd-tls-client-ca", "", "PEM file of the authorities that sign clients' certificates")
 	p.StringVar(&f.logLevel, "log-level", "info", "lowest level to log: debug, info, warn or error")
 	p.StringVar(&f.logFormat, "log-format", "text", "form of the log: text or json")
+	p.StringVar(&f.scrubRate, "scrub-rate", "64M", "bytes per second that scrubs, and the making of checksums, each read at most, or unlimited")
 	p.StringVar(&f.stopTimeout, "stop-timeout", d.StopTimeout.String(), "how long a clean stop waits for requests in flight")
 }
 
@@ -137,6 +138,7 @@ func (f *flags) load(cmd *cobra.Command) (config.Config, error) {
 		NBDTLSCert: given("nbd-tls-cert", &f.tlsCert), NBDTLSKey: given("nbd-tls-key", &f.tlsKey),
 		NBDTLSClientCA: given("nbd-tls-client-ca", &f.tlsClientCA),
 		LogLevel:       given("log-level", &f.logLevel), LogFormat: given("log-format", &f.logFormat),
+		ScrubRate:   given("scrub-rate", &f.scrubRate),
 		StopTimeout: given("stop-timeout", &f.stopTimeout),
 	}
 	if cmd.Flags().Changed("nbd-allow-plaintext") {

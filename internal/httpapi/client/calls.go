@@ -161,6 +161,31 @@ func (c *Client) Diff(ctx context.Context, lun, from, to string) iter.Seq2[wire.
 	}
 }
 
+// Scrub describes the scrub that is running, or the last one.
+func (c *Client) Scrub(ctx context.Context) (wire.Scrub, error) {
+	var out wire.Scrub
+	err := c.do(ctx, request{method: http.MethodGet, path: []string{"scrub"}, answer: &out})
+	return out, err
+}
+
+// StartScrub begins a scrub of a LUN's snapshots, of one of them, or of all for
+// "".
+func (c *Client) StartScrub(ctx context.Context, lun, snapshot string) (wire.Scrub, error) {
+	var out wire.Scrub
+	err := c.do(ctx, request{
+		method: http.MethodPost, path: []string{"scrub"},
+		body: wire.StartScrub{LUN: lun, Snapshot: snapshot}, answer: &out,
+	})
+	return out, err
+}
+
+// StopScrub stops the scrub that is running.
+func (c *Client) StopScrub(ctx context.Context) (wire.Scrub, error) {
+	var out wire.Scrub
+	err := c.do(ctx, request{method: http.MethodDelete, path: []string{"scrub"}, answer: &out})
+	return out, err
+}
+
 func snapshotPath(lun, name string, more ...string) []string {
 	return append([]string{"luns", lun, "snapshots", name}, more...)
 }

@@ -22,6 +22,7 @@ type Status struct {
 	API     string    `json:"api" doc:"Path of the API's socket"`
 	Pool    Pool      `json:"pool"`
 	NBD     []NBD     `json:"nbd" doc:"Where NBD is served" nullable:"false"`
+	Scrub   *Scrub    `json:"scrub,omitempty" doc:"The scrub that is running, or the last one; absent if there was none"`
 }
 
 // Pool tells how the pool is.
