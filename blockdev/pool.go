@@ -175,11 +175,11 @@ func Open(dir string, opts Options) (*Pool, error) {
 		opts.FS = blockfile.OS(dir)
 	}
 	if opts.BootID == "" {
-		id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		id, err := kernelBootID()
 		if err != nil {
-			return nil, fmt.Errorf("blockdev: boot id of the kernel: %w", err)
+			return nil, err
 		}
-		opts.BootID = strings.TrimSpace(string(id))
+		opts.BootID = id
 	}
 	if len(opts.BootID) > bootIDSize {
 		return nil, errorf(ErrInvalid, "boot id", "%d bytes are more than %d", len(opts.BootID), bootIDSize)
@@ -202,6 +202,14 @@ func Open(dir string, opts Options) (*Pool, error) {
 	p.summing.start(p)
 	p.resumeScrub()
 	return p, nil
+}
+
+func kernelBootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("blockdev: boot id of the kernel: %w", err)
+	}
+	return strings.TrimSpace(string(id)), nil
 }
 
 func makeDir(dir string) error {
@@ -392,6 +400,9 @@ func (p *Pool) Close() error {
 
 // close ends all I/O of the LUN and writes a last checkpoint.
 func (l *lun) close() error {
+	if l.broken {
+		return nil // nothing of it was open
+	}
 	retired := l.gone.Load() // its head is closed already
 	h := l.stop()
 	l.maintainMu.Lock()
