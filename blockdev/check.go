@@ -19,11 +19,7 @@ import (
 // it found.
 func Check(fsys blockfile.FS) error {
 	return checkPool(fsys, func(c *checker) error {
-		c.tree()
-		for _, id := range slices.Sorted(maps.Keys(c.p.cat.layers)) {
-			c.layer(c.p.cat.layers[id])
-			c.files(c.p.cat.layers[id])
-		}
+		c.pool()
 		return nil
 	})
 }
@@ -44,8 +40,8 @@ func checkPool(fsys blockfile.FS, look func(c *checker) error) error {
 		return err
 	}
 	p.segments = newSegmentCache(fsys, segmentLimit())
-	c := checker{p: p, owner: make(map[uint32]uint32), segmentBlocks: make(map[segmentKey]uint64)}
-	err = look(&c)
+	c := newChecker(p)
+	err = look(c)
 	return errors.Join(append(c.errs, err, p.segments.close(), p.cat.table.Close())...)
 }
 
@@ -54,6 +50,20 @@ type checker struct {
 	errs          []error
 	owner         map[uint32]uint32
 	segmentBlocks map[segmentKey]uint64
+}
+
+func newChecker(p *Pool) *checker {
+	return &checker{p: p, owner: make(map[uint32]uint32), segmentBlocks: make(map[segmentKey]uint64)}
+}
+
+// pool verifies the catalogue and what belongs to the layers in it.
+func (c *checker) pool() {
+	c.tree()
+	layers := c.p.cat.layers
+	for _, id := range slices.Sorted(maps.Keys(layers)) {
+		c.layer(layers[id])
+		c.files(layers[id])
+	}
 }
 
 func (c *checker) found(object, format string, args ...any) {

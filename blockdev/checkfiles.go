@@ -14,6 +14,9 @@ import (
 // that the unused parts of headers are zeros, that the parts of a file lie side
 // by side and fill it, that sums are whole.
 
+// notZero is what is wrong with the unused part of a header.
+const notZero = "not zero, though not in use"
+
 // extent is a part of a file, end not included.
 type extent struct{ start, end uint64 }
 
@@ -55,7 +58,7 @@ func (c *checker) padding(name string, e extent) error {
 		return fmt.Errorf("blockdev: read %s: %w", name, err)
 	}
 	if i := slices.IndexFunc(b[:n], func(x byte) bool { return x != 0 }); i >= 0 {
-		return errorf(ErrCorrupt, name, "offset %d: not zero, though not in use", e.start+uint64(i))
+		return errorf(ErrCorrupt, name, "offset %d: "+notZero, e.start+uint64(i))
 	}
 	return nil
 }

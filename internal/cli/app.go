@@ -184,7 +184,7 @@ func (a *app) root() *cobra.Command {
 	}
 	add("store", a.lunCommand(), a.snapshotCommand())
 	add("use", a.filesCommand(), a.mountCommand(), a.attachCommand(), a.detachCommand())
-	add("appliance", a.statusCommand(), a.scrubCommand(), a.versionCommand(), a.configCommand())
+	add("appliance", a.statusCommand(), a.scrubCommand(), a.checkCommand(), a.versionCommand(), a.configCommand())
 	return root
 }
 
