@@ -143,14 +143,15 @@ func (p *Pool) maintainLoop(ctx context.Context) {
 
 // Settle runs maintenance until nothing is left to do: all layers sealed that
 // can be, the space of deleted snapshots and discarded blocks given back, the
-// sums of sealed layers made.
+// sums of sealed layers made as far as there is space for them.
 func (p *Pool) Settle(ctx context.Context) error {
 	for {
 		if err := p.maintain(ctx, true); err != nil {
 			return err
 		}
 		if p.pending() == 0 {
-			return p.sumLayers(ctx, new(pace))
+			_, err := p.sumLayers(ctx, new(pace))
+			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err

@@ -80,8 +80,12 @@ func (p *Pool) sumLoop(ctx context.Context) {
 			return
 		case <-s.kick:
 		}
-		if err := p.sumLayers(ctx, &s.pace); err != nil && ctx.Err() == nil {
+		wait, err := p.sumLayers(ctx, &s.pace)
+		if err != nil && ctx.Err() == nil {
 			p.log.Error("sums could not be written, will be tried again", "error", err)
+			wait = true
+		}
+		if wait {
 			select {
 			case <-ctx.Done():
 				return
@@ -110,8 +114,9 @@ func (p *Pool) unsummed() []uint32 {
 	return ids
 }
 
-// sumLayers makes the sums of all sealed layers that lack any.
-func (p *Pool) sumLayers(ctx context.Context, pc *pace) error {
+// sumLayers makes the sums of all sealed layers that lack any. short tells that
+// some have to wait until there is space for them.
+func (p *Pool) sumLayers(ctx context.Context, pc *pace) (short bool, err error) {
 	s := &p.summing
 	s.runMu.Lock()
 	defer s.runMu.Unlock()
@@ -122,7 +127,7 @@ func (p *Pool) sumLayers(ctx context.Context, pc *pace) error {
 		s.mu.Unlock()
 		err := p.sumLayer(ctx, id, pc)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return short, ctx.Err()
 		}
 		if err == nil || p.cat.layer(id) == nil {
 			continue // done, or gone meanwhile
@@ -132,9 +137,13 @@ func (p *Pool) sumLayers(ctx context.Context, pc *pace) error {
 			continue // trying again would not mend it
 		}
 		s.unsettle(id)
+		if isNoSpace(err) {
+			short = true
+			continue
+		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return short, errors.Join(errs...)
 }
 
 // sumLayer makes the sums that a layer lacks.
