@@ -123,6 +123,25 @@ func (l *lun) flushOnce(h *head) error {
 	return l.unlessDurable(h, l.fail, err)
 }
 
+// thinOut has dirty segments synced, since each is kept open until then. No I/O
+// of the caller's is under way.
+func (l *lun) thinOut() error {
+	l.pool.maintenance.wake()
+	if !l.pool.segments.full() {
+		return nil
+	}
+	return l.syncHead()
+}
+
+// syncHead makes the data of the head durable, but no map changes.
+func (l *lun) syncHead() error {
+	h := l.currentHead()
+	if err := h.syncData(l.pool.segments); err != nil {
+		return l.unlessDurable(h, l.fail, err)
+	}
+	return nil
+}
+
 // unlessDurable passes an error on, unless the layer, swapped out, was synced
 // and sealed meanwhile, so that its journal is closed.
 func (l *lun) unlessDurable(h *head, pass func(error) error, err error) error {

@@ -95,6 +95,7 @@ func (h *head) markDirty(s *segment) {
 		return
 	}
 	s.refs.Add(1)
+	s.cache.dirty.Add(1)
 	h.dirty = append(h.dirty, s)
 	s.dirty.Store(true) // only now: who finds the mark relies on the list
 }
@@ -158,6 +159,7 @@ func (h *head) syncDirty(c *segmentCache) error {
 		// sync covers it; a later one puts the segment on the list anew.
 		s.dirty.Store(false)
 		errs = append(errs, s.Sync())
+		c.dirty.Add(-1)
 		c.put(s)
 	}
 	errs = append(errs, c.syncNames(h.layer))

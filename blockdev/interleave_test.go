@@ -412,3 +412,35 @@ func TestReadHeldUpOverDiscard(t *testing.T) {
 	}
 	must(t, p.Close())
 }
+
+// Writes all over a large LUN that nobody flushes must not keep all of its
+// segments open.
+func TestDirtySegmentsAreFew(t *testing.T) {
+	const shards, shardBlocks, limit = 400, 16, 32
+	for _, manual := range []bool{true, false} {
+		d := blockdevtest.NewDisk(blockdevtest.DiskOptions{})
+		p, err := Open("pool", Options{FS: d.Session(), BootID: d.BootID(), ShardBytes: shardBlocks * BlockSize, ReserveBytes: -1, ManualMaintenance: manual})
+		must(t, err)
+		p.segments.limit = limit
+		v := makeLUN(t, p, "a", shards*shardBlocks)
+		for i := range shards {
+			fillBlocks(t, v, byte(i%255)+1, int64(i)*shardBlocks, 1)
+			p.segments.mu.RLock()
+			open := len(p.segments.open)
+			p.segments.mu.RUnlock()
+			if open > limit {
+				t.Fatalf("manual %v: %d segments are open after %d writes", manual, open, i+1)
+			}
+		}
+		b := make([]byte, BlockSize)
+		for i := range shards {
+			_, err := v.ReadAt(b, int64(i)*shardBlocks*BlockSize)
+			must(t, err)
+			if want := byte(i%255) + 1; b[0] != want {
+				t.Fatalf("manual %v: block %d holds %d", manual, i, b[0])
+			}
+		}
+		must(t, v.Close())
+		must(t, p.Close())
+	}
+}

@@ -204,6 +204,11 @@ func (l *lun) writeAt(p []byte, off int64) (int, error) {
 // if the users of a block had to be waited for.
 func (l *lun) change(must bool, step func() error) error {
 	for {
+		if l.pool.segments.crowded() {
+			if err := l.thinOut(); err != nil {
+				return err
+			}
+		}
 		h, err := l.attempt(step)
 		switch err {
 		case errJournalFull:

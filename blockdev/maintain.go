@@ -195,6 +195,11 @@ func (p *Pool) maintainPass(ctx context.Context, trims bool) error {
 		errs = append(errs, l.extendEarly())
 	}
 	errs = append(errs, p.sealAll(ctx))
+	for _, l := range p.allLUNs() {
+		if p.segments.crowded() && l.usable() == nil {
+			errs = append(errs, l.syncHead())
+		}
+	}
 	if trims {
 		for _, l := range take(&t.mu, &t.checkpoint) {
 			errs = append(errs, l.giveBackTrims())

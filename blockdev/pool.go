@@ -28,7 +28,7 @@ const (
 	poolFormat  = "rowan-pool"
 	poolVersion = 1
 
-	defaultShardBytes = 4 << 30
+	defaultShardBytes = 64 << 30
 )
 
 // Options configures a pool. The zero value is right for production.

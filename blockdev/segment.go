@@ -40,9 +40,10 @@ type segmentKey struct{ origin, shard uint32 }
 // segment is an open segment file.
 type segment struct {
 	blockfile.File
-	key  segmentKey
-	refs atomic.Int64 // users; the cache closes it only at 0
-	used atomic.Bool  // since the cache last looked for one to close
+	key   segmentKey
+	cache *segmentCache
+	refs  atomic.Int64 // users; the cache closes it only at 0
+	used  atomic.Bool  // since the cache last looked for one to close
 	// dirty: written since it was last put into the hands of a sync.
 	dirty atomic.Bool
 }
@@ -52,6 +53,8 @@ type segment struct {
 type segmentCache struct {
 	fs    blockfile.FS
 	limit int
+	// dirty counts the segments that are kept open until they are synced.
+	dirty atomic.Int64
 
 	mu   sync.RWMutex
 	open map[segmentKey]*segment
@@ -98,7 +101,7 @@ func (c *segmentCache) get(key segmentKey, create bool) (*segment, error) {
 		return nil, err
 	}
 	c.shrink()
-	s = &segment{File: f, key: key}
+	s = &segment{File: f, key: key, cache: c}
 	s.refs.Store(1)
 	c.open[key] = s
 	return s, nil
@@ -106,6 +109,11 @@ func (c *segmentCache) get(key segmentKey, create bool) (*segment, error) {
 
 // put gives a segment back.
 func (c *segmentCache) put(s *segment) { s.refs.Add(-1) }
+
+// crowded tells whether so many segments are dirty that they should be synced
+// soon; full, that writes must wait for it.
+func (c *segmentCache) crowded() bool { return c.dirty.Load() > int64(c.limit/2) }
+func (c *segmentCache) full() bool    { return c.dirty.Load() > int64(c.limit/4*3) }
 
 // shrink closes segments that nobody uses while there are too many. The
 // caller holds mu, so that nobody gains a reference meanwhile.
