@@ -198,8 +198,8 @@ func Open(dir string, opts Options) (*Pool, error) {
 	if err := p.open(opts.ShardBytes, opts.ReserveBytes); err != nil {
 		return nil, errors.Join(err, p.closeFiles())
 	}
+	p.summing.start(p) // maintenance wakes it
 	p.maintenance.start(p)
-	p.summing.start(p)
 	p.resumeScrub()
 	return p, nil
 }
