@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // flushGroup lets flushes that wait at the same time share one.
@@ -100,7 +101,7 @@ func (l *lun) flushHead(h *head) error {
 		if err != errJournalFull {
 			return err
 		}
-		if l.isHead(h) {
+		if l.usable() == nil && l.isHead(h) {
 			err = l.makeRoom(h, true)
 		} else if err = l.pool.makeJournal(l.pool.nextJournal(h.journal.lastLength()), h.journal.extend); err != nil {
 			err = l.unlessDurable(h, l.metadataError, err)
@@ -158,17 +159,20 @@ const (
 	firstJournalBytes = 1 << 20
 	nextJournalFactor = 4
 	maxJournalBytes   = 48 << 20
+	// While something else holds maintainMu there can be no checkpoint. The
+	// journal then grows on, up to this many times its limit, lest writes wait.
+	maxJournalFactor = 4
 )
 
 // makeRoom extends the journal of a head that has run full, where it must work
 // out of the reserve. The gate is not held.
 func (l *lun) makeRoom(h *head, must bool) error {
-	l.maintainMu.Lock()
-	defer l.maintainMu.Unlock()
+	l.roomMu.Lock()
+	defer l.roomMu.Unlock()
 	if err := l.usable(); err != nil {
 		return err
 	}
-	if !h.journal.full() {
+	if !h.journal.full() || !l.isHead(h) {
 		return nil
 	}
 	err := l.extend(h)
@@ -178,13 +182,21 @@ func (l *lun) makeRoom(h *head, must bool) error {
 	return err
 }
 
-// extend adds a file to a layer's journal, or makes a checkpoint where the
-// journal has reached its limit. maintainMu is held.
+// extend adds a file to the head's journal, or makes a checkpoint where the
+// journal has reached its limit. roomMu is held.
 func (l *lun) extend(h *head) error {
-	length := l.pool.nextJournal(h.journal.lastLength())
-	if h.journal.bytes()+length > l.pool.journalLimit() && l.isHead(h) {
-		_, err := l.checkpoint(h, nil)
-		return err
+	bytes := h.journal.bytes() + l.pool.nextJournal(h.journal.lastLength())
+	if limit := l.pool.journalLimit(); bytes > limit && l.isHead(h) {
+		free := l.maintainMu.TryLock()
+		if !free && bytes > maxJournalFactor*limit {
+			l.maintainMu.Lock()
+			free = true
+		}
+		if free {
+			defer l.maintainMu.Unlock()
+			_, err := l.checkpoint(h, nil)
+			return err
+		}
 	}
 	if err := l.extendJournal(h); err != nil && l.isHead(h) {
 		return l.metadataError(err)
@@ -209,21 +221,6 @@ func (l *lun) metadataError(err error) error {
 		return &Error{Object: lunObject(l.name()), Class: ErrNoSpace, Cause: err}
 	}
 	return l.fail(err)
-}
-
-// checkpointAndPunch makes a checkpoint and gives back the space of what was
-// trimmed before. maintainMu is held.
-func (l *lun) checkpointAndPunch(h *head) (*extentMap, error) {
-	trims := h.pendingTrims()
-	frozen, err := l.checkpoint(h, nil)
-	if err != nil || frozen == nil {
-		return nil, err
-	}
-	done, err := l.punch(h, frozen, trims)
-	if done {
-		h.dropTrims(len(trims))
-	}
-	return frozen, err
 }
 
 // checkpoint writes the presence map of the head, with the blocks of further
@@ -311,8 +308,7 @@ func (p *Pool) writePresenceOnce(h presenceHeader, m, below *extentMap, owned fu
 // punch gives back the space of trims, of which the durable map frozen says
 // that they are not used; those that have come into use again are passed by.
 // If the head is swapped meanwhile it is not done, and left to the sealing.
-// maintainMu is held.
-func (l *lun) punch(h *head, frozen *extentMap, trims []trim) (done bool, err error) {
+func (l *lun) punch(h *head, frozen *extentMap, trims []trim, rest breather) (done bool, err error) {
 	if len(trims) == 0 {
 		return true, nil
 	}
@@ -321,7 +317,7 @@ func (l *lun) punch(h *head, frozen *extentMap, trims []trim) (done bool, err er
 	}
 	for _, t := range trims {
 		for ; t.count > 0; t.block, t.count = t.block+punchStep(t.count), t.count-punchStep(t.count) {
-			punched, err := l.punchRange(h, frozen, t.origin, t.block, punchStep(t.count))
+			punched, err := l.punchRange(h, frozen, t.origin, t.block, punchStep(t.count), rest)
 			if err != nil || !punched {
 				return false, err
 			}
@@ -334,42 +330,40 @@ func (l *lun) punch(h *head, frozen *extentMap, trims []trim) (done bool, err er
 func punchStep(count uint64) uint64 { return min(count, 16*stripeBlocks) }
 
 // punchRange punches those blocks of an origin of the head's in a range that
-// neither the durable map nor the present one uses. It does nothing and
-// returns false if h is not the head any more: what it wrote since the durable
-// map was made then belongs to a snapshot, and the present map does not tell.
-func (l *lun) punchRange(h *head, frozen *extentMap, origin uint32, block, count uint64) (bool, error) {
+// neither the durable map nor the present one uses. It stops and returns false
+// if h is not the head any more: what it wrote since the durable map was made
+// then belongs to a snapshot, and the present map does not tell.
+func (l *lun) punchRange(h *head, frozen *extentMap, origin uint32, block, count uint64, rest breather) (bool, error) {
+	for _, r := range frozen.runs(nil, block, count) {
+		if r.place == dataPlace(origin) {
+			continue
+		}
+		began := time.Now()
+		if punched, err := l.punchRun(h, origin, r); !punched || err != nil {
+			return false, err
+		}
+		if err := rest(began); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// punchRun punches the blocks of an origin in a run that the present map does
+// not use. A freeze waits for it, and for no more.
+func (l *lun) punchRun(h *head, origin uint32, run mapRun) (bool, error) {
 	l.gate.RLock()
 	defer l.gate.RUnlock()
 	if l.head != h {
 		return false, nil
 	}
-	unlock := l.lockStripes(block, count)
+	unlock := l.lockStripes(run.block, run.count)
 	defer unlock()
-	used := dataPlace(origin)
-	m := l.m.Load()
 	var errs []error
-	for _, f := range frozen.runs(nil, block, count) {
-		if f.place == used {
-			continue
-		}
-		for _, r := range m.runs(nil, f.block, f.count) {
-			if r.place != used {
-				errs = append(errs, l.pool.punchBlocks(origin, r.block, r.count, h.markDirty))
-			}
+	for _, r := range l.m.Load().runs(nil, run.block, run.count) {
+		if r.place != dataPlace(origin) {
+			errs = append(errs, l.pool.punchBlocks(origin, r.block, r.count, h.markDirty))
 		}
 	}
 	return true, errors.Join(errs...)
-}
-
-// punchUnused punches the blocks of an origin in a range that a final map does
-// not use.
-func (p *Pool) punchUnused(final *extentMap, origin uint32, block, count uint64) error {
-	for _, r := range final.runs(nil, block, count) {
-		if r.place != dataPlace(origin) {
-			if err := p.punchBlocks(origin, r.block, r.count, func(*segment) {}); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -80,6 +80,10 @@ func (f hookFile) WriteAt(b []byte, off int64) (int, error) {
 	f.h.call("write", f.name)
 	return f.File.WriteAt(b, off)
 }
+func (f hookFile) PunchHole(off, n int64) error {
+	f.h.call("punch", f.name)
+	return f.File.PunchHole(off, n)
+}
 func (f hookFile) Sync() error { f.h.call("sync", f.name); return f.File.Sync() }
 
 func openHooked(t *testing.T, d *blockdevtest.Disk, h *hooks, auto bool) (*Pool, error) {

@@ -444,3 +444,45 @@ func TestDirtySegmentsAreFew(t *testing.T) {
 		must(t, p.Close())
 	}
 }
+
+// Giving space back holds up neither a write that wants room in the journal nor
+// a freeze for longer than one hole takes.
+func TestGivingBackHoldsNothingUp(t *testing.T) {
+	const blocks = 64
+	_, h, p := hookedPool(t)
+	ctx := context.Background()
+	v := makeLUN(t, p, "a", 2*blocks)
+	for i := range int64(blocks) {
+		fillBlocks(t, v, 1, 2*i, 1)
+		must(t, v.Discard(ctx, 2*i*BlockSize, BlockSize))
+	}
+	var punches atomic.Int32
+	held, release := make(chan struct{}), make(chan struct{})
+	h.set(func(call, name string) {
+		if call == "punch" && punches.Add(1) == 1 {
+			close(held)
+			<-release
+		}
+	})
+	settled := make(chan error, 1)
+	go func() { settled <- p.Settle(ctx) }()
+	<-held
+	v.lun.currentHead().journal.room.Store(0)
+	fillBlocks(t, v, 2, 2*blocks-1, 1) // needs a journal file
+	frozen := make(chan error, 1)
+	go func() {
+		_, err := p.Snapshot(ctx, SnapshotRequest{Items: []SnapshotItem{{LUN: "a", Name: "s"}}})
+		frozen <- err
+	}()
+	for v.lun.gate.TryRLock() { // until the freeze waits for the gate
+		v.lun.gate.RUnlock()
+		time.Sleep(time.Millisecond)
+	}
+	close(release)
+	must(t, <-frozen)
+	if n := punches.Load(); n > 2 {
+		t.Errorf("a freeze waited for %d holes", n)
+	}
+	must(t, <-settled)
+	must(t, p.Close())
+}

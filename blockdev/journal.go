@@ -270,8 +270,11 @@ func (j *journal) extend(length int64) error {
 	j.extendMu.Lock()
 	defer j.extendMu.Unlock()
 	j.mu.Lock()
-	generation := j.files[len(j.files)-1].generation + 1
+	generation, err := j.files[len(j.files)-1].generation+1, j.err
 	j.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	f, err := j.create(generation, length)
 	if err != nil {
 		return err
@@ -454,8 +457,10 @@ func (j *journal) commit(seq uint64) error {
 	return nil
 }
 
-// close closes the files.
+// close closes the files. It waits until a file that is being added is there.
 func (j *journal) close() error {
+	j.extendMu.Lock()
+	defer j.extendMu.Unlock()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var errs []error

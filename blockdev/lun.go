@@ -24,7 +24,7 @@ const (
 
 // lun is an exported LUN at run time.
 //
-// Lock order: maintainMu, Pool.opMu, gate, stripes ascending, journal, map.
+// Lock order: roomMu, maintainMu, Pool.opMu, gate, stripes ascending, journal, map.
 //
 // A write holds the gate shared from the look at the map until all of it is
 // done; a freeze holds it alone to swap the head. A write that changes the map
@@ -54,8 +54,12 @@ type lun struct {
 	stripes [stripeCount]sync.Mutex
 	reuse   reuse
 
-	// maintainMu is held while the LUN's journal is extended, a checkpoint is
-	// made, or one of its layers is sealed or merged.
+	// roomMu is held while a file is added to the head's journal for want of
+	// room, so that only one is.
+	roomMu sync.Mutex
+
+	// maintainMu is held while a checkpoint is made, or one of the LUN's layers
+	// is sealed or merged.
 	maintainMu sync.Mutex
 
 	flushes flushGroup

@@ -270,6 +270,8 @@ func (p *Pool) removeLUN(ctx context.Context, name string, o DeleteLUNOptions) (
 // stand on them.
 func (l *lun) retire() {
 	h := l.stop()
+	l.roomMu.Lock()
+	defer l.roomMu.Unlock()
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
 	h.drop(l.pool.segments)
@@ -295,5 +297,6 @@ func (h *head) drop(c *segmentCache) {
 	for _, s := range h.dirty {
 		c.put(s)
 	}
+	c.dirty.Add(-int64(len(h.dirty)))
 	h.dirty = nil
 }

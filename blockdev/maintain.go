@@ -3,14 +3,11 @@ package blockdev
 import (
 	"context"
 	"errors"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/rowan-storage/rowan/blockdev/blockfile"
 )
 
 // Maintenance is what nobody waits for: extending journals before they are
@@ -19,9 +16,14 @@ import (
 type maintenance struct {
 	runMu sync.Mutex // one pass at a time
 
-	kick chan struct{}
-	quit context.CancelFunc // ends the loop, after the step under way
-	done chan struct{}
+	kick     chan struct{}      // something is to be done
+	kickRoom chan struct{}      // a journal is to be extended
+	quit     context.CancelFunc // ends the loops, after the step under way
+	loops    sync.WaitGroup
+	// hurry counts those who wait for space to be given back.
+	hurry atomic.Int32
+	// owed is how long giving space back took since it last rested.
+	owed time.Duration
 
 	mu         sync.Mutex
 	room       map[*lun]bool // journals to be extended
@@ -48,23 +50,27 @@ func (t *maintenance) start(p *Pool) {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	t.kick, t.quit, t.done = make(chan struct{}, 1), cancel, make(chan struct{})
-	go p.maintainLoop(ctx)
-	t.wake()
+	t.kick, t.kickRoom, t.quit = make(chan struct{}, 1), make(chan struct{}, 1), cancel
+	t.loops.Go(func() { p.maintainLoop(ctx) })
+	t.loops.Go(func() { p.roomLoop(ctx) })
+	wake(t.kick)
 }
 
 func (t *maintenance) stop() {
 	if t.quit != nil {
 		t.quit()
-		<-t.done
+		t.loops.Wait()
 	}
 }
 
 // wake makes the loop run a pass soon.
-func (t *maintenance) wake() {
+func (t *maintenance) wake() { wake(t.kick) }
+
+// wake kicks a loop, unless it was kicked already, or there is none.
+func wake(kick chan struct{}) {
 	select {
-	case t.kick <- struct{}{}:
-	default: // a pass is due already, or there is no loop
+	case kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -79,7 +85,7 @@ func (p *Pool) wantRoom(l *lun, h *head) {
 	t.room[l] = true
 	t.mu.Unlock()
 	if !known {
-		t.wake()
+		wake(t.kickRoom)
 	}
 }
 
@@ -108,7 +114,6 @@ func take(mu *sync.Mutex, set *map[*lun]bool) []*lun {
 // pool is opened again.
 func (p *Pool) maintainLoop(ctx context.Context) {
 	t := &p.maintenance
-	defer close(t.done)
 	var nextTrims time.Time
 	for {
 		var later <-chan time.Time
@@ -141,10 +146,36 @@ func (p *Pool) maintainLoop(ctx context.Context) {
 	}
 }
 
+// roomLoop extends journals before they are full, until ctx ends. It is a loop
+// of its own, since writes wait for room and for nothing else of maintenance.
+func (p *Pool) roomLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.maintenance.kickRoom:
+		}
+		if err := p.extendJournals(); err != nil {
+			p.log.Error("a journal was not extended", "error", err)
+		}
+	}
+}
+
+// extendJournals extends the journals that will soon be full.
+func (p *Pool) extendJournals() error {
+	var errs []error
+	for _, l := range take(&p.maintenance.mu, &p.maintenance.room) {
+		errs = append(errs, l.extendEarly())
+	}
+	return errors.Join(errs...)
+}
+
 // Settle runs maintenance until nothing is left to do: all layers sealed that
 // can be, the space of deleted snapshots and discarded blocks given back, the
 // sums of sealed layers made as far as there is space for them.
 func (p *Pool) Settle(ctx context.Context) error {
+	p.maintenance.hurry.Add(1)
+	defer p.maintenance.hurry.Add(-1)
 	for {
 		if err := p.maintain(ctx, true); err != nil {
 			return err
@@ -190,11 +221,7 @@ func (p *Pool) maintain(ctx context.Context, trims bool) error {
 
 func (p *Pool) maintainPass(ctx context.Context, trims bool) error {
 	t := &p.maintenance
-	var errs []error
-	for _, l := range take(&t.mu, &t.room) {
-		errs = append(errs, l.extendEarly())
-	}
-	errs = append(errs, p.sealAll(ctx))
+	errs := []error{p.extendJournals(), p.sealAll(ctx)}
 	for _, l := range p.allLUNs() {
 		if p.segments.crowded() && l.usable() == nil {
 			errs = append(errs, l.syncHead())
@@ -202,7 +229,7 @@ func (p *Pool) maintainPass(ctx context.Context, trims bool) error {
 	}
 	if trims {
 		for _, l := range take(&t.mu, &t.checkpoint) {
-			errs = append(errs, l.giveBackTrims())
+			errs = append(errs, l.giveBackTrims(ctx))
 		}
 	}
 	// Whatever failed, space that can be given back may be what it wanted.
@@ -264,8 +291,8 @@ func (p *Pool) giveBack(ctx context.Context, atOnce bool) (progress bool, err er
 
 // extendEarly adds to the journal of a head that will soon be full.
 func (l *lun) extendEarly() error {
-	l.maintainMu.Lock()
-	defer l.maintainMu.Unlock()
+	l.roomMu.Lock()
+	defer l.roomMu.Unlock()
 	h := l.currentHead()
 	if l.usable() != nil || !h.journal.low() {
 		return nil
@@ -284,22 +311,44 @@ func (l *lun) currentHead() *head {
 
 // giveBackTrims gives back the space of what was discarded. What fails is to be
 // tried again.
-func (l *lun) giveBackTrims() error {
-	l.maintainMu.Lock()
-	defer l.maintainMu.Unlock()
+func (l *lun) giveBackTrims(ctx context.Context) error {
 	if l.usable() != nil {
 		return nil
 	}
 	h := l.currentHead()
-	_, err := l.checkpointAndPunch(h)
+	trims := h.pendingTrims()
+	frozen, err := l.checkpointNow(h)
+	if frozen != nil {
+		err = l.punchTrims(h, frozen, trims, l.pool.breathe(ctx))
+	}
 	if err = errors.Join(err, l.scanForgotten(h)); err != nil {
 		l.pool.wantCheckpoint(l)
 	}
 	return err
 }
 
+// checkpointNow is checkpoint for who does not hold maintainMu.
+func (l *lun) checkpointNow(h *head) (*extentMap, error) {
+	l.maintainMu.Lock()
+	defer l.maintainMu.Unlock()
+	if l.usable() != nil {
+		return nil, nil
+	}
+	return l.checkpoint(h, nil)
+}
+
+// punchTrims gives back the space of trims that were pending when the durable
+// map frozen was made.
+func (l *lun) punchTrims(h *head, frozen *extentMap, trims []trim, rest breather) error {
+	done, err := l.punch(h, frozen, trims, rest)
+	if done {
+		h.dropTrims(len(trims))
+	}
+	return err
+}
+
 // scanForgotten asks for a scan of the head's segments if more blocks were
-// unmapped than could be kept in mind. maintainMu is held.
+// unmapped than could be kept in mind.
 func (l *lun) scanForgotten(h *head) error {
 	if !h.scan.Load() {
 		return nil
@@ -351,213 +400,4 @@ func (l *lun) seal(h *head) error {
 	p.pins.drop(h.layer)
 	p.summing.wake()
 	return errors.Join(h.journal.close(), p.removeJournals(h.layer, ^uint64(0)))
-}
-
-// reclaimable lists the reclaims that can be done now.
-func (p *Pool) reclaimable() []reclaimRecord {
-	failed := p.failedLUNs()
-	p.cat.mu.RLock()
-	defer p.cat.mu.RUnlock()
-	var out []reclaimRecord
-	for _, r := range p.cat.reclaims {
-		if p.brokenLayer(r.Owner) != nil {
-			continue // which of its blocks count is not known
-		}
-		if owner := p.cat.layers[r.Owner]; r.Owner == 0 || owner != nil && (owner.Sealed || p.isUsableHead(r.Owner, failed)) {
-			out = append(out, *r)
-		}
-	}
-	slices.SortFunc(out, func(a, b reclaimRecord) int { return int(a.Origin) - int(b.Origin) })
-	return out
-}
-
-// isUsableHead tells whether a layer is the head of a LUN that did not fail.
-// The catalogue's lock is held.
-func (p *Pool) isUsableHead(layer uint32, failed map[uint64]bool) bool {
-	for _, l := range p.cat.luns {
-		if l.Head == layer {
-			return !failed[l.ID]
-		}
-	}
-	return false
-}
-
-// failedLUNs returns the ids of the LUNs that take no writes any more.
-func (p *Pool) failedLUNs() map[uint64]bool {
-	failed := make(map[uint64]bool)
-	for _, l := range p.allLUNs() {
-		if l.failed.Load() != nil {
-			failed[l.id] = true
-		}
-	}
-	return failed
-}
-
-// lunOfHead returns the LUN whose head a layer is, nil if it is none's.
-func (p *Pool) lunOfHead(layer uint32) *lun {
-	for _, l := range p.allLUNs() {
-		if l.currentHead().layer == layer {
-			return l
-		}
-	}
-	return nil
-}
-
-// reclaim punches the blocks of an origin that its owner does not map. It
-// returns false if it has to be done later.
-func (p *Pool) reclaim(ctx context.Context, r reclaimRecord) (bool, error) {
-	if done, err := p.reclaimSpace(ctx, r); !done || err != nil {
-		return false, err
-	}
-	p.opMu.Lock()
-	defer p.opMu.Unlock()
-	p.cat.mu.RLock()
-	now := p.cat.reclaims[r.Origin]
-	p.cat.mu.RUnlock()
-	if now == nil || now.Owner != r.Owner {
-		return true, nil // it has a new owner, and is to be done again
-	}
-	return true, p.cat.commit(deleteReclaim(r.Origin))
-}
-
-func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) {
-	if r.Owner == 0 {
-		if err := p.grace.wait(ctx); err != nil {
-			return false, err
-		}
-		return true, p.segments.remove(r.Origin)
-	}
-	if l := p.lunOfHead(r.Owner); l != nil {
-		return l.reclaim(ctx, r)
-	}
-	if r := p.cat.layer(r.Owner); r == nil || !r.Sealed {
-		return false, nil
-	}
-	own := newExtentMap()
-	if err := p.overlayLayer(own, r.Owner); err != nil {
-		return false, err
-	}
-	if err := p.grace.wait(ctx); err != nil {
-		return false, err
-	}
-	if err := p.eachAllocated(r.Origin, func(block, count uint64) error {
-		return p.punchUnused(own, r.Origin, block, count)
-	}); err != nil {
-		return false, err
-	}
-	// The record must not go before the holes are durable.
-	return true, p.syncOrigins([]uint32{r.Origin})
-}
-
-// reclaim is reclaimSpace for an origin that the LUN's head owns.
-func (l *lun) reclaim(ctx context.Context, r reclaimRecord) (bool, error) {
-	l.maintainMu.Lock()
-	defer l.maintainMu.Unlock()
-	h := l.currentHead()
-	if l.usable() != nil || h.layer != r.Owner {
-		return false, nil
-	}
-	frozen, err := l.checkpoint(h, nil)
-	if err != nil || frozen == nil {
-		return false, err
-	}
-	if err := l.pool.grace.wait(ctx); err != nil {
-		return false, err
-	}
-	complete := true
-	err = l.pool.eachAllocated(r.Origin, func(block, count uint64) error {
-		punched, err := l.punchRange(h, frozen, r.Origin, block, count)
-		complete = complete && punched
-		return err
-	})
-	if err != nil || !complete {
-		return false, err
-	}
-	// The record must not go before the holes are durable.
-	if err := h.syncData(l.pool.segments); err != nil {
-		return false, l.fail(err)
-	}
-	return true, nil
-}
-
-// eachAllocated calls fn for the runs of blocks that may take space in the
-// segments of an origin, none longer than the stripes can hold.
-func (p *Pool) eachAllocated(origin uint32, fn func(block, count uint64) error) error {
-	shards, err := p.segments.shards(origin)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, shard := range shards {
-		base := uint64(shard) * uint64(p.shardBytes/BlockSize)
-		err := p.eachDataRange(segmentKey{origin, shard}, func(start, end int64) error {
-			first, last := uint64(start/BlockSize), uint64((end+BlockSize-1)/BlockSize)
-			for first < last {
-				n := punchStep(last - first)
-				if err := fn(base+first, n); err != nil {
-					return err
-				}
-				first += n
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// eachDataRange calls fn for the byte ranges of a segment that may take space.
-func (p *Pool) eachDataRange(key segmentKey, fn func(start, end int64) error) error {
-	s, err := p.segments.get(key, false)
-	if err != nil {
-		return err
-	}
-	defer p.segments.put(s)
-	seeker, ok := s.File.(blockfile.DataSeeker)
-	if !ok {
-		size, err := s.Size()
-		if err != nil || size == 0 {
-			return err
-		}
-		return fn(0, size)
-	}
-	for off := int64(0); ; {
-		start, end, err := seeker.NextData(off)
-		if err == io.EOF {
-			return nil
-		}
-		if err == nil {
-			err = fn(start, end)
-		}
-		if err != nil {
-			return err
-		}
-		off = end
-	}
-}
-
-// punchBlocks gives back the space of blocks in the segments of an origin, and
-// tells of each segment that it was changed.
-func (p *Pool) punchBlocks(origin uint32, block, count uint64, punched func(*segment)) error {
-	for count > 0 {
-		shardBlocks := uint64(p.shardBytes / BlockSize)
-		at := block % shardBlocks
-		n := min(count, shardBlocks-at)
-		s, err := p.segments.get(segmentKey{origin, uint32(block / shardBlocks)}, false)
-		if err == nil {
-			// To punch a hole may take a block of the filesystem's own.
-			err = p.withReserve(func() error { return s.PunchHole(int64(at)*BlockSize, int64(n)*BlockSize) })
-			punched(s)
-			p.segments.put(s)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		block, count = block+n, count-n
-	}
-	return nil
 }

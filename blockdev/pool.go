@@ -405,6 +405,8 @@ func (l *lun) close() error {
 	}
 	retired := l.gone.Load() // its head is closed already
 	h := l.stop()
+	l.roomMu.Lock()
+	defer l.roomMu.Unlock()
 	l.maintainMu.Lock()
 	defer l.maintainMu.Unlock()
 	open := l.oldHeads()
@@ -418,7 +420,11 @@ func (l *lun) close() error {
 		switch {
 		case retired:
 		case !h.journal.empty():
-			_, err := l.checkpointAndPunch(h)
+			trims := h.pendingTrims()
+			frozen, err := l.checkpoint(h, nil)
+			if frozen != nil {
+				err = l.punchTrims(h, frozen, trims, func(time.Time) error { return nil })
+			}
 			if errors.Is(err, ErrNoSpace) {
 				err = l.flushHead(h) // the next opening makes the checkpoint
 			}
