@@ -50,6 +50,14 @@
 // told from one that is damaged: the first is an error now and tried again at
 // the next call, the second is remembered. Errors carry an errno, see Errno.
 //
+// # Damaged parts of an image
+//
+// Locate tells what parts of an image belong to, of which a scrub of the
+// storage below has found that they are damaged: the readers know the inode or
+// the structure (tree.Locator), one walk over the directories finds the names.
+// It reads all inodes in use. A table or directory of which a part cannot be
+// read is read around it.
+//
 // # Symbolic links
 //
 // Links are shown as they are stored and never resolved on the host. Walk

@@ -85,7 +85,14 @@ func (im *image) readFull(p []byte, off int64) (int, error) {
 }
 
 // errLate says that a read got no answer in time.
-var errLate = errors.New("there was no answer in time")
+var errLate error = lateError{}
+
+type lateError struct{}
+
+func (lateError) Error() string { return "there was no answer in time" }
+
+// Timeout tells readers of filesystems that another try is not worth it.
+func (lateError) Timeout() bool { return true }
 
 // readOnce reads p over a connection and gives that back.
 func (im *image) readOnce(c *connection, p []byte, off int64) (n int, err error) {

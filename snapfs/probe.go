@@ -12,8 +12,11 @@ import (
 
 // probeBytes is the unit in which an area is read while its format is looked
 // for, maxProbes how many such units are read at most.
+//
+// A unit that cannot be read as a whole is read in pieces.
 const (
 	probeBytes = 64 << 10
+	pieceBytes = 4 << 10
 	maxProbes  = 64
 )
 
@@ -21,12 +24,18 @@ const (
 type probe struct {
 	r         io.ReaderAt
 	sizeBytes int64
-	units     map[int64][]byte
-	err       error // the first failed read
+	units     map[int64]probeUnit
+	err       error // the first failed read of what was asked for
+}
+
+// probeUnit is a unit that was read.
+type probeUnit struct {
+	data []byte
+	errs map[int64]error // of pieces that cannot be read; nil if all can
 }
 
 func newProbe(r io.ReaderAt, sizeBytes int64) *probe {
-	return &probe{r: r, sizeBytes: sizeBytes, units: map[int64][]byte{}}
+	return &probe{r: r, sizeBytes: sizeBytes, units: map[int64]probeUnit{}}
 }
 
 // at returns n bytes at off, or n zeros if they do not lie in the area or
@@ -38,28 +47,46 @@ func (p *probe) at(off int64, n int) []byte {
 	}
 	for done := 0; done < n; {
 		unit := p.unit((off + int64(done)) / probeBytes)
-		from := int((off + int64(done)) % probeBytes)
-		if from >= len(unit) {
+		from := (off + int64(done)) % probeBytes
+		if from >= int64(len(unit.data)) {
 			break
 		}
-		done += copy(out[done:], unit[from:])
+		k := copy(out[done:min(n, done+pieceBytes-int(from%pieceBytes))], unit.data[from:])
+		if err := unit.errs[from/pieceBytes]; err != nil && p.err == nil {
+			p.err = err
+		}
+		done += k
 	}
 	return out
 }
 
-func (p *probe) unit(i int64) []byte {
+func (p *probe) unit(i int64) probeUnit {
 	if u, ok := p.units[i]; ok || len(p.units) >= maxProbes {
 		return u
 	}
-	u := make([]byte, min(probeBytes, p.sizeBytes-i*probeBytes))
-	if n, err := p.r.ReadAt(u, i*probeBytes); n < len(u) {
-		if p.err == nil {
-			p.err = errors.Join(err, io.ErrUnexpectedEOF)
+	u := probeUnit{data: make([]byte, min(probeBytes, p.sizeBytes-i*probeBytes))}
+	if err := p.read(u.data, i*probeBytes); err != nil {
+		u.errs = make(map[int64]error)
+		for at := int64(0); at < int64(len(u.data)); at += pieceBytes {
+			piece := u.data[at:min(at+pieceBytes, int64(len(u.data)))]
+			if !errors.Is(err, errLate) { // else another try would be as late
+				err = p.read(piece, i*probeBytes+at)
+			}
+			if err != nil {
+				clear(piece)
+				u.errs[at/pieceBytes] = err
+			}
 		}
-		u = nil
 	}
 	p.units[i] = u
 	return u
+}
+
+func (p *probe) read(b []byte, off int64) error {
+	if n, err := p.r.ReadAt(b, off); n < len(b) {
+		return errors.Join(err, io.ErrUnexpectedEOF)
+	}
+	return nil
 }
 
 // is tells whether magic stands at off.
@@ -92,7 +119,7 @@ func (p *probe) uuid(off int64) string {
 // zeros tells whether everything that was read so far is zero.
 func (p *probe) zeros() bool {
 	for _, u := range p.units {
-		if len(bytes.Trim(u, "\x00")) > 0 {
+		if len(bytes.Trim(u.data, "\x00")) > 0 {
 			return false
 		}
 	}

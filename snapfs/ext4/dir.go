@@ -197,11 +197,14 @@ type dirWalk struct {
 	stop    error // from yield
 
 	pointers uint64 // in all blocks of the index
+
+	unreadErr error // of the first block that could not be read
+	unread    int
 }
 
 // walkDir calls yield for every name in a directory but "." and "..". What is
-// damaged is passed over, and told by the error; an error of reading, or of
-// yield, ends the walk.
+// damaged, and the first blocks that cannot be read, are passed over, and told
+// by the error; further errors of reading, or one of yield, end the walk.
 func (f *FS) walkDir(in *inode, yield func(tree.DirEntry) error) error {
 	w := &dirWalk{f: f, in: in, yield: yield}
 	var err error
@@ -211,6 +214,9 @@ func (f *FS) walkDir(in *inode, yield func(tree.DirEntry) error) error {
 		err = w.inline()
 	default:
 		err = w.blocks()
+	}
+	if err == nil {
+		err = w.unreadErr
 	}
 	switch {
 	case w.stop != nil:
@@ -286,7 +292,7 @@ func (w *dirWalk) blocks() error {
 		}
 	}
 	// Every block but the root of the index is what one pointer leads to.
-	if others := uint64(w.in.size/bs) - 1; mapErr == nil && w.damaged == 0 && w.pointers != 0 && w.pointers != others {
+	if others := uint64(w.in.size/bs) - 1; mapErr == nil && w.damaged+w.unread == 0 && w.pointers != 0 && w.pointers != others {
 		w.note(w.in.offset, fmt.Sprintf("index leads to %d blocks of %d", w.pointers, others))
 	}
 	return mapErr
@@ -300,7 +306,18 @@ func (w *dirWalk) run(r placedRun) error {
 		n := min(r.count-done, uint64(int64(len(buf))/bs))
 		off := (int64(r.start) + int64(done)) * bs
 		if err := w.f.image.readAt(buf[:int64(n)*bs], off); err != nil {
-			return err
+			if n > 1 && !timedOut(err) { // find out which block it is
+				buf = buf[:bs]
+				continue
+			}
+			if w.unread++; w.unread > maxUnreadBlocks || timedOut(err) {
+				return err
+			}
+			if w.unreadErr == nil {
+				w.unreadErr = err
+			}
+			done += n
+			continue
 		}
 		for i := range int64(n) {
 			w.block(buf[i*bs:(i+1)*bs], r.at+fileBlock(done)+fileBlock(i), off+i*bs)

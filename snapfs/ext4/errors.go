@@ -73,6 +73,16 @@ func wrongType(ino uint32, errno syscall.Errno) error {
 	return fmt.Errorf("ext4: inode %d: %w", ino, errno)
 }
 
+// timedOut says whether a read failed because it took too long. It is not worth
+// another one of a smaller part.
+func timedOut(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout()
+}
+
 // unexpectedEOF turns the end of the image into an error that cannot be taken
 // for the end of a file.
 func unexpectedEOF(err error) error {

@@ -243,7 +243,12 @@ func (f *FS) blockAhead(b, end fsBlock) ([]byte, error) {
 		n = 1
 	}
 	buf := make([]byte, n*bs)
-	if err := f.image.readAt(buf, off); err != nil {
+	err := f.image.readAt(buf, off)
+	if err != nil && n > 1 && !timedOut(err) { // what was wanted may be sound
+		n = 1
+		err = f.image.readAt(buf[:bs], off)
+	}
+	if err != nil {
 		return nil, err
 	}
 	for i := n - 1; i >= 0; i-- {

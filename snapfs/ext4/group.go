@@ -9,12 +9,16 @@ import (
 // A group descriptor, struct ext4_group_desc: 32 bytes, or s_desc_size with
 // 64bit. The fields that are read:
 //
+//	0x00  bg_block_bitmap_lo
+//	0x04  bg_inode_bitmap_lo
 //	0x08  bg_inode_table_lo
 //	0x0c  bg_free_blocks_count_lo  2 bytes; clusters with bigalloc
 //	0x12  bg_flags                 2 bytes; 1: no inode was ever used
 //	0x1c  bg_itable_unused_lo      2 bytes: inodes at the end never used
 //	0x1e  bg_checksum              2 bytes
-//	0x28  bg_inode_table_hi        from here on in descriptors of 64 bytes only
+//	0x20  bg_block_bitmap_hi       from here on in descriptors of 64 bytes only
+//	0x24  bg_inode_bitmap_hi
+//	0x28  bg_inode_table_hi
 //	0x2c  bg_free_blocks_count_hi  2 bytes
 //	0x32  bg_itable_unused_hi      2 bytes
 const (
@@ -26,6 +30,8 @@ const (
 
 // group is a decoded group descriptor.
 type group struct {
+	blockBitmap  fsBlock // these two are not checked
+	inodeBitmap  fsBlock
 	inodeTable   fsBlock
 	freeClusters uint64
 	unusedInodes uint32 // at the end of the table, which may never have been written
@@ -56,8 +62,13 @@ func (f *FS) group(g uint32) (group, error) {
 	if want, got := sb.groupChecksum(g, d), le16(d[groupChecksum:]); sb.hasGroupChecksum() && want != got {
 		return group{}, corrupt("checksum %#04x, expected %#04x", got, want)
 	}
-	out := group{fsBlock(le32(d[0x08:])), uint64(le16(d[0x0c:])), uint32(le16(d[0x1c:]))}
+	out := group{
+		blockBitmap: fsBlock(le32(d)), inodeBitmap: fsBlock(le32(d[0x04:])), inodeTable: fsBlock(le32(d[0x08:])),
+		freeClusters: uint64(le16(d[0x0c:])), unusedInodes: uint32(le16(d[0x1c:])),
+	}
 	if sb.descSize > groupHalf {
+		out.blockBitmap |= fsBlock(le32(d[0x20:])) << 32
+		out.inodeBitmap |= fsBlock(le32(d[0x24:])) << 32
 		out.inodeTable = fsBlock(join64(le32(d[0x08:]), le32(d[0x28:])))
 		out.freeClusters |= uint64(le16(d[0x2c:])) << 16
 		out.unusedInodes |= uint32(le16(d[0x32:])) << 16

@@ -51,6 +51,10 @@ const (
 	// tableReadahead is how much of a table of inodes or groups is read at once.
 	tableReadahead = 32 << 10
 
+	// maxUnreadBlocks is how many blocks of a directory are passed over because
+	// they cannot be read.
+	maxUnreadBlocks = 16
+
 	// dirReadahead is how much of a directory is read at once.
 	dirReadahead = 256 << 10
 )

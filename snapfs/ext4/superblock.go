@@ -34,6 +34,7 @@ import (
 //	0x104  s_first_meta_bg
 //	0x150  s_blocks_count_hi       with 64bit
 //	0x158  s_free_blocks_count_hi  with 64bit
+//	0x168  s_mmp_block             8 bytes, with mmp
 //	0x175  s_checksum_type         1: CRC-32C
 //	0x24c  s_backup_bgs            2 groups, with sparse_super2
 //	0x270  s_checksum_seed         with metadata_csum_seed
@@ -82,6 +83,7 @@ type superblock struct {
 	journalIno     uint32
 	lastOrphan     uint32
 	orphanFileIno  uint32
+	mmpBlock       fsBlock // 0: none; not checked
 	uuid           [16]byte
 	label          string
 	seed           uint32 // of all checksums but its own
@@ -138,6 +140,9 @@ func (sb *superblock) parseRevision1(b []byte) {
 	sb.firstMetaBG = le32(b[0x104:])
 	sb.backupGroups = [2]uint32{le32(b[0x24c:]), le32(b[0x250:])}
 	sb.orphanFileIno = le32(b[0x280:])
+	if sb.incompat&incompatMMP != 0 {
+		sb.mmpBlock = fsBlock(join64(le32(b[0x168:]), le32(b[0x16c:])))
+	}
 	if sb.incompat&incompat64Bit != 0 {
 		sb.blocks = join64(le32(b[0x04:]), le32(b[0x150:]))
 		sb.freeClusters = join64(le32(b[0x0c:]), le32(b[0x158:]))

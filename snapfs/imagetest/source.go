@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rowan-storage/rowan/snapfs"
+	"github.com/rowan-storage/rowan/snapfs/tree"
 )
 
 // Source is a snapfs.Source over image files. LUNs and snapshots come and go,
@@ -28,6 +29,7 @@ type Source struct {
 	calls  int
 	images map[*image]bool
 	panics bool
+	bad    []tree.Range
 }
 
 type snapshot struct {
@@ -138,6 +140,14 @@ func (s *Source) SetPanic(panics bool) {
 	s.panics = panics
 }
 
+// SetBad makes every read of an image fail with EIO that touches one of ranges,
+// as those of damaged blocks do.
+func (s *Source) SetBad(ranges ...tree.Range) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bad = ranges
+}
+
 // OpenImages is the number of images that are open.
 func (s *Source) OpenImages() int {
 	s.mu.Lock()
@@ -235,6 +245,11 @@ type image struct {
 func (im *image) ReadAt(p []byte, off int64) (int, error) {
 	im.source.mu.Lock()
 	err, panics := im.failure, im.source.panics
+	for _, r := range im.source.bad {
+		if off < r.OffsetBytes+r.LengthBytes && r.OffsetBytes < off+int64(len(p)) {
+			err = syscall.EIO
+		}
+	}
 	im.source.mu.Unlock()
 	if panics {
 		panic("imagetest: told to panic")
