@@ -2,6 +2,7 @@ package snapfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -103,20 +104,25 @@ func typed(part *partition.Partition) (finding, bool) {
 
 // detect finds out what an area holds. part is its partition, nil for a whole
 // disk. The second result is false if nothing was recognised; the finding says
-// so in words. It fails only if the area cannot be read.
+// so in words. Where part of the area cannot be read, what is recognised in the
+// rest counts; it fails if that is nothing, or if there was no answer in time.
 func detect(r io.ReaderAt, sizeBytes int64, part *partition.Partition) (finding, bool, error) {
 	if f, ok := typed(part); ok {
 		return f, true, nil
 	}
 	p := newProbe(r, sizeBytes)
 	for _, find := range formats {
+		failures := p.failures
 		f, ok := find(p)
-		if p.err != nil {
+		if errors.Is(p.err, errLate) {
 			return finding{}, false, p.err
 		}
-		if ok {
+		if ok && p.failures == failures {
 			return f, true, nil
 		}
+	}
+	if p.err != nil {
+		return finding{}, false, p.err
 	}
 	return unknown(p, part), false, nil
 }

@@ -36,8 +36,9 @@ type LocatedFile struct {
 	Path string
 	Ino  tree.Ino // in its filesystem
 	// Named tells whether Path is that of the file.
-	Named bool
-	Part  string // tree.Content and so on
+	Named     bool
+	Directory bool   // where that can be told
+	Part      string // tree.Content and so on
 }
 
 // Locate tells which files parts of a snapshot's image belong to, or what else
@@ -241,8 +242,10 @@ func (s *search) name(ctx context.Context, v *volume) {
 	for i, owners := range s.found {
 		for _, o := range owners {
 			name := names[o.Ino]
+			attr, _ := guard(v, func() (tree.Attr, error) { return v.fs.Stat(o.Ino) }) // it may be what is damaged
 			s.out[i].Files = append(s.out[i].Files, LocatedFile{
-				Path: path.Join("/", s.area.name, name), Ino: o.Ino, Named: name != "", Part: o.Part,
+				Path: path.Join("/", s.area.name, name), Ino: o.Ino, Named: name != "",
+				Directory: attr.Type == tree.Directory, Part: o.Part,
 			})
 		}
 		if slices.ContainsFunc(s.out[i].Files, func(f LocatedFile) bool { return !f.Named }) {

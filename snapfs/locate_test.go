@@ -50,7 +50,11 @@ func place(t *testing.T, path, text string) tree.Range {
 func words(l snapfs.Located) string {
 	var s []string
 	for _, f := range l.Files {
-		s = append(s, f.Part+" "+f.Path)
+		text := f.Part + " " + f.Path
+		if f.Directory {
+			text += "/"
+		}
+		s = append(s, text)
 	}
 	if l.MoreFiles > 0 {
 		s = append(s, fmt.Sprintf("%d more", l.MoreFiles))
@@ -73,7 +77,7 @@ func TestLocate(t *testing.T) {
 		want string
 	}{
 		{"a file", deep, "content /p1-ext4-data/a/b/deep"},
-		{"a directory", place(t, disk, "deep\x00\x00"), "content /p1-ext4-data/a/b"},
+		{"a directory", place(t, disk, "deep\x00\x00"), "content /p1-ext4-data/a/b/"},
 		{"the last block of the filesystem", tree.Range{OffsetBytes: 33*mib - 4096, LengthBytes: 4096}, "free p1-ext4-data"},
 		{"the superblock", tree.Range{OffsetBytes: mib, LengthBytes: 4096}, "superblock of p1-ext4-data"},
 		{"the partition table", tree.Range{OffsetBytes: 0, LengthBytes: 4096}, "partition table"},
@@ -140,10 +144,10 @@ func TestLocateDamaged(t *testing.T) {
 	}
 	dir := place(t, disk, "deep\x00\x00")
 	got, err = ask(dir, file)
-	expect("a directory and a file in it", got, err, "content /p1-ext4-data/a/b\n", "content /p1-ext4-data; p1-ext4-data: names are missing")
+	expect("a directory and a file in it", got, err, "content /p1-ext4-data/a/b/\n", "content /p1-ext4-data; p1-ext4-data: names are missing")
 	root := place(t, disk, "lost+found\x00")
 	got, err = ask(root, file)
-	expect("the root directory", got, err, "content /p1-ext4-data\n", "content /p1-ext4-data; p1-ext4-data: names are missing")
+	expect("the root directory", got, err, "content /p1-ext4-data/\n", "content /p1-ext4-data; p1-ext4-data: names are missing")
 	for _, off := range []int64{0, mib} { // the partition table, the superblock
 		if _, err := ask(tree.Range{OffsetBytes: off, LengthBytes: 4096}); !errors.Is(err, syscall.EIO) {
 			t.Errorf("with damage at %d: %v", off, err)

@@ -25,7 +25,8 @@ type probe struct {
 	r         io.ReaderAt
 	sizeBytes int64
 	units     map[int64]probeUnit
-	err       error // the first failed read of what was asked for
+	err       error // of the first read of what was asked for that failed, or of one that was late
+	failures  int   // how many there were
 }
 
 // probeUnit is a unit that was read.
@@ -52,8 +53,11 @@ func (p *probe) at(off int64, n int) []byte {
 			break
 		}
 		k := copy(out[done:min(n, done+pieceBytes-int(from%pieceBytes))], unit.data[from:])
-		if err := unit.errs[from/pieceBytes]; err != nil && p.err == nil {
-			p.err = err
+		if err := unit.errs[from/pieceBytes]; err != nil {
+			p.failures++
+			if p.err == nil || errors.Is(err, errLate) {
+				p.err = err
+			}
 		}
 		done += k
 	}

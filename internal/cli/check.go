@@ -27,7 +27,9 @@ func (a *app) checkCommand() *cobra.Command {
 			"open. Nothing is changed, unless --repair is given: then what was left over by a daemon that\n" +
 			"died is removed, and damaged checksums, unused parts of headers and the presence map of an\n" +
 			"open layer whose journal holds it all are put right. Everything else is refused with the\n" +
-			"reason. Repair works on files in place: make a copy first.",
+			"reason. Repair works on files in place: make a copy first.\n\n" +
+			"Which files in a snapshot are affected is not told, as there is no daemon to read them from;\n" +
+			"rowan scrub tells it.",
 		Example: "  rowan check --pool /var/lib/rowan/pool\n  rowan check --pool /var/lib/rowan/pool --repair",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -17,12 +17,16 @@ const scrubPoll = 250 * time.Millisecond
 
 func (a *app) scrubCommand() *cobra.Command {
 	var status, stop, detach bool
+	var within time.Duration
 	cmd := &cobra.Command{
 		Use: "scrub [LUN[@NAME]]", Short: "Verify what snapshots hold",
 		Long: "Read all that snapshots hold, of the pool, a LUN or one snapshot, and compare it with the\n" +
 			"checksums. The daemon does it in the background, at a bounded rate, and goes on after a\n" +
 			"restart; this command waits for the end, unless --detach is given. Data that was written\n" +
-			"since a LUN's last snapshot has no checksums and is not read.",
+			"since a LUN's last snapshot has no checksums and is not read.\n\n" +
+			"Where something is damaged this command opens the filesystems of the newest snapshot that\n" +
+			"shows it, and says which files it belongs to. It reads all inodes for that: --files-within\n" +
+			"bounds the time, 0 leaves it out.",
 		Example: "  rowan scrub\n  rowan scrub db@monday\n  rowan scrub --status",
 		Args:    wantArgs("[LUN[@NAME]]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,13 +35,13 @@ func (a *app) scrubCommand() *cobra.Command {
 				return usagef("--status and --stop stand alone")
 			case status:
 				s, err := a.client().Scrub(cmd.Context())
-				return a.scrubResult(s, err)
+				return a.scrubResult(cmd.Context(), s, err, within)
 			case stop:
 				s, err := a.client().StopScrub(cmd.Context())
 				if err != nil {
 					return err
 				}
-				return a.showScrub(s)
+				return a.showScrub(cmd.Context(), s, within)
 			}
 			var r ref
 			if len(args) > 0 {
@@ -48,16 +52,17 @@ func (a *app) scrubCommand() *cobra.Command {
 			}
 			s, err := a.client().StartScrub(cmd.Context(), r.lun, r.snapshot)
 			if err != nil || detach {
-				return a.scrubResult(s, err)
+				return a.scrubResult(cmd.Context(), s, err, within)
 			}
 			s, err = a.awaitScrub(cmd.Context(), s)
-			return a.scrubResult(s, err)
+			return a.scrubResult(cmd.Context(), s, err, within)
 		},
 		ValidArgsFunction: a.completeBoth(1),
 	}
 	cmd.Flags().BoolVar(&status, "status", false, "show the scrub that is running, or the last one")
 	cmd.Flags().BoolVar(&stop, "stop", false, "stop the scrub that is running")
 	cmd.Flags().BoolVar(&detach, "detach", false, "do not wait for the end")
+	cmd.Flags().DurationVar(&within, "files-within", affectedWithin, "how long to look for the files that damage belongs to")
 	return cmd
 }
 
@@ -115,11 +120,11 @@ func foundText(s wire.Scrub) string {
 }
 
 // scrubResult shows a scrub; damage and a scrub that was stopped are failures.
-func (a *app) scrubResult(s wire.Scrub, err error) error {
+func (a *app) scrubResult(ctx context.Context, s wire.Scrub, err error, within time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if err := a.showScrub(s); err != nil {
+	if err := a.showScrub(ctx, s, within); err != nil {
 		return err
 	}
 	switch {
@@ -135,8 +140,24 @@ func (a *app) scrubResult(s wire.Scrub, err error) error {
 	return nil
 }
 
-func (a *app) showScrub(s wire.Scrub) error {
-	v := view{value: s, names: []string{s.State}}
+// shownScrub is what rowan scrub shows: what the API says, and which files
+// damage belongs to.
+type shownScrub struct {
+	wire.Scrub
+	Findings []shownFinding `json:"findings"`
+}
+
+type shownFinding struct {
+	wire.ScrubFinding
+	Affected *affected `json:"affected,omitempty"`
+}
+
+func (a *app) showScrub(ctx context.Context, s wire.Scrub, within time.Duration) error {
+	shown := shownScrub{Scrub: s, Findings: []shownFinding{}}
+	for i, found := range a.affected(ctx, s, within) {
+		shown.Findings = append(shown.Findings, shownFinding{s.Findings[i], found})
+	}
+	v := view{value: shown, names: []string{s.State}}
 	of := "the pool"
 	if s.LUN != "" {
 		of = ref{s.LUN, s.Snapshot}.String()
@@ -154,8 +175,11 @@ func (a *app) showScrub(s wire.Scrub) error {
 		v.rows = append(v.rows, []string{"Unverified:", formatSize(s.UnsummedBytes) + " without checksums yet"})
 	}
 	v.rows = append(v.rows, []string{"Findings:", foundText(s)})
-	for _, f := range s.Findings {
-		v.rows = append(v.rows, []string{"DAMAGED:", findingText(f)})
+	for _, f := range shown.Findings {
+		v.rows = append(v.rows, []string{"DAMAGED:", findingText(f.ScrubFinding)})
+		for _, line := range f.Affected.lines() {
+			v.rows = append(v.rows, []string{"", "  " + line})
+		}
 	}
 	for _, r := range s.Snapshots {
 		v.rows = append(v.rows, []string{"Snapshot:", r.LUN + "@" + r.Snapshot + " is " + r.Verdict})
