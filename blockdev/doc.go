@@ -47,9 +47,10 @@
 // # Damage
 //
 // Every byte of metadata is covered by a checksum or has to be zero. A LUN or
-// snapshot that stands on a layer with damaged metadata is shown as failed and
-// cannot be opened; the others are served. Only a damaged catalogue or pool
-// header keeps the pool from being opened.
+// snapshot that stands on a layer with damaged metadata, or with metadata that
+// the disk could not read when the pool was opened, is shown as failed and
+// cannot be opened; the others are served. Only a catalogue or pool header that
+// is damaged or cannot be read keeps the pool from being opened.
 //
 // # Files
 //

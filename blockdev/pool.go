@@ -82,6 +82,7 @@ type Pool struct {
 	now        func() time.Time
 	manual     bool
 	unclean    bool // the pool was not closed when it was opened
+	opening    bool // recover runs
 	reserve    reserve
 	// backgroundRate is Options.BackgroundBytesPerSecond, with its default.
 	backgroundRate int64
@@ -156,8 +157,8 @@ func (h poolHeader) intact(file []byte) bool {
 // missing or empty directory becomes an empty pool. The error is ErrInUse if
 // another process has the pool open, ErrInvalid if the directory holds
 // something else, ErrCorrupt if what concerns the whole pool is damaged: its
-// header or its catalogue. A LUN or snapshot whose own files are damaged is
-// shown as failed, and cannot be opened.
+// header or its catalogue. A LUN or snapshot whose own files are damaged, or
+// cannot be read, is shown as failed, and cannot be opened.
 func Open(dir string, opts Options) (*Pool, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -518,7 +519,9 @@ func (p *Pool) Info() (PoolInfo, error) {
 	luns, snapshots := len(p.cat.luns), len(p.cat.snapshots)
 	p.cat.mu.RUnlock()
 	warn := total / warnShare
+	failures, more := p.failures()
 	return PoolInfo{
+		Failures: failures, MoreFailures: more,
 		UUID: p.uuid, Dir: p.dir, LUNs: luns, Snapshots: snapshots,
 		TotalBytes: total, FreeBytes: free, Pending: p.pending(),
 		Space: p.spaceState(free, warn), WarnBytes: warn,

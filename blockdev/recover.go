@@ -19,6 +19,8 @@ import (
 // what unfinished operations left, replays the journals and seals the layers
 // that were frozen and not sealed.
 func (p *Pool) recover() error {
+	p.opening = true
+	defer func() { p.opening = false }()
 	if err := p.checkKnown(); err != nil {
 		return err
 	}
@@ -33,10 +35,13 @@ func (p *Pool) recover() error {
 	for _, id := range slices.Sorted(maps.Keys(p.cat.layers)) {
 		if r := p.cat.layers[id]; !r.Sealed && heads[id] == nil && reached[id] {
 			err := p.recoverFrozen(r, suspect[id])
+			if err != nil && !isDamage(err) && p.recordFailureAbove(id, err) {
+				suspect = p.layersOfFailed()
+				err = p.recoverFrozen(r, true)
+			}
 			if isDamage(err) {
 				p.breakLayer(id, err)
 			} else if err != nil {
-				p.recordFailureAbove(id, err)
 				return err
 			}
 		}
@@ -75,19 +80,22 @@ func (p *Pool) reachedLayers() map[uint32]bool {
 // recordFailureAbove notes that the LUNs whose heads stand on a layer failed:
 // what a dead process left in the page cache could not be made durable, and a
 // later attempt that succeeds would prove nothing (invariant 10). A full disk
-// loses nothing, and damage stays what it is.
-func (p *Pool) recordFailureAbove(layer uint32, err error) {
-	if isNoSpace(err) || errors.Is(err, ErrCorrupt) {
-		return
+// loses nothing. It tells whether there are such LUNs and all are on record.
+func (p *Pool) recordFailureAbove(layer uint32, err error) bool {
+	if isNoSpace(err) {
+		return false
 	}
+	some, all := false, true
 	for _, l := range slices.Collect(maps.Values(p.cat.luns)) {
 		for at := p.cat.layers[l.Head]; at != nil; at = p.cat.layers[at.Parent] {
 			if at.ID == layer {
 				p.recordFailure(l.ID, err.Error())
+				some, all = true, all && p.cat.failure(l.ID) != ""
 				break
 			}
 		}
 	}
+	return some && all
 }
 
 // checkKnown makes the catalogue's first record in a new pool, and refuses a
@@ -275,7 +283,7 @@ func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
 	}
 	own, err := p.loadOwn(r, onlyCommitted)
 	if err != nil {
-		return err
+		return unreadable(r.ID, err)
 	}
 	changes := append(p.reclaimsOf(r), putLayer(sealedRecord(r)))
 	if !own.header.sealed {
@@ -377,7 +385,7 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 	failed := p.cat.failure(r.ID)
 	own, err := p.loadOwn(layer, failed != "")
 	if err != nil {
-		return err
+		return unreadable(layer.ID, err)
 	}
 	if own.scan == nil {
 		return errorf(ErrCorrupt, presenceName(layer.ID), "offset 16: the map of an open layer is marked sealed")
@@ -402,8 +410,13 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 		l.failed.Store(&Error{Object: lunObject(r.Name), Class: ErrFailed, Detail: failed})
 		l.head = newHead(layer.ID, &journal{err: ErrFailed}, layer.Origins)
 	} else if err := p.recoverHead(l, layer, own); err != nil {
-		p.recordFailureAbove(layer.ID, err)
-		return err
+		if l.head != nil {
+			err = errors.Join(err, l.head.journal.close())
+		}
+		if isDamage(err) || !p.recordFailureAbove(layer.ID, err) {
+			return err
+		}
+		return p.recoverLUN(r) // as one that failed
 	}
 	l.head.below = below
 	p.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -100,7 +101,7 @@ func (p *Pool) look(r *snapshotRecord) (SnapshotInfo, error) {
 		return info, gone
 	}
 	unique, err := p.uniqueBlocks(r.Layer, m)
-	if err != nil && !isDamage(err) { // what stands on it may be damaged
+	if err != nil && !isDamage(err) && !errors.Is(err, syscall.EIO) { // what stands on it may be damaged
 		return SnapshotInfo{}, err
 	}
 	return p.describe(r, m, unique)

@@ -96,7 +96,8 @@ func (p *Pool) sumLoop(ctx context.Context) {
 	}
 }
 
-// unsummed lists the sealed layers that may have data blocks without sums.
+// unsummed lists the sealed layers that may have data blocks without sums, and
+// can be read.
 func (p *Pool) unsummed() []uint32 {
 	s := &p.summing
 	p.cat.mu.RLock()
@@ -106,7 +107,7 @@ func (p *Pool) unsummed() []uint32 {
 	maps.DeleteFunc(s.settled, func(id uint32, _ bool) bool { return p.cat.layers[id] == nil })
 	var ids []uint32
 	for id, r := range p.cat.layers {
-		if r.Sealed && !s.settled[id] {
+		if r.Sealed && !s.settled[id] && p.brokenLayer(id) == nil {
 			ids = append(ids, id)
 		}
 	}

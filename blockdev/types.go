@@ -137,6 +137,17 @@ type PoolInfo struct {
 	// Pending is the number of maintenance steps not yet done, such as giving
 	// back the blocks of deleted snapshots.
 	Pending int `json:"pending"`
+	// Failures are LUNs and snapshots that are known not to be usable, at most
+	// maxFailures, and MoreFailures how many more there are.
+	Failures     []Failure `json:"failures,omitempty"`
+	MoreFailures int       `json:"more_failures,omitempty"`
+}
+
+// Failure is a LUN that takes no writes any more or cannot be opened, or a
+// snapshot that cannot be read.
+type Failure struct {
+	Name string `json:"name"` // lun or lun@snapshot
+	Why  string `json:"why"`
 }
 
 // Change is what a range differs by from an earlier state.

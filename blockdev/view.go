@@ -155,9 +155,12 @@ func (p *Pool) kept(layer uint32) *view {
 }
 
 // overlayLayer lays the presence map of a sealed layer over m, and notes if it
-// is damaged.
+// is damaged, or cannot be read while the pool is opened.
 func (p *Pool) overlayLayer(m *extentMap, layer uint32) error {
 	err := p.overlayPresence(m, layer)
+	if p.opening {
+		err = unreadable(layer, err)
+	}
 	if isDamage(err) && p.cat.layer(layer) != nil { // else it was just removed
 		p.breakLayer(layer, err)
 	}

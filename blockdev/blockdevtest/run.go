@@ -211,19 +211,23 @@ func (r *run) crash(c Crash, again int64) (opened bool, err error) {
 }
 
 // openFaulty opens the pool while calls are made to fail. If that does not
-// work the process dies and opens it without.
+// work, or something could not be read and may be kept apart, the process dies
+// and opens it without.
 func (r *run) openFaulty(faults []Fault) error {
 	for _, f := range faults {
 		r.disk.Inject(f)
 	}
 	err := r.openPool()
-	n, _, _ := r.disk.Failed()
+	n, class, _ := r.disk.Failed()
 	r.failed += n
-	if n == 0 || err == nil {
+	if n == 0 || err == nil && class != ReadAt {
 		r.disk.ClearFaults()
 		return err
 	}
 	r.disk.Crash(Kill, 0)
+	if err == nil {
+		_ = r.pool.Close() // to end its goroutines; the disk is gone for it
+	}
 	return r.openPool()
 }
 

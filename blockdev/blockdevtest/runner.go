@@ -128,8 +128,15 @@ func (r *runner) reopen() error {
 	if err := r.shut(); err != nil {
 		return err
 	}
+	before, _, _ := r.disk.Failed()
 	if err := r.openPool(); err != nil {
 		return fmt.Errorf("open: %w", err)
+	}
+	if n, class, name := r.disk.Failed(); n > before && class == ReadAt {
+		// It may be kept apart until the pool is opened again.
+		err := r.pool.Close()
+		r.pool = nil
+		return errors.Join(fmt.Errorf("open: %s could not be read", name), err)
 	}
 	return nil
 }
