@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,24 +16,61 @@ import (
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
+	var check bool
+	cmd := &cobra.Command{
 		Use: "status", Short: "Show how the appliance is", Args: noArgs,
+		Long: "Show how the appliance is, and first of all what needs attention. The exit code is 0 if the\n" +
+			"daemon answered; with --check it is 1 if something needs attention.",
+		Example: "  rowan status\n  rowan status --check -q",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := a.client().Status(cmd.Context())
 			if err != nil {
 				return err
 			}
-			luns, err := a.client().LUNs(cmd.Context())
-			if err != nil {
+			alarms := statusAlarms(s)
+			if err := a.show(view{value: s, names: []string{"running"}, rows: append(alarms, a.statusRows(s)...)}); err != nil {
 				return err
 			}
-			return a.show(view{value: s, names: []string{"running"}, rows: a.statusRows(s, luns)})
+			if check && len(alarms) > 0 {
+				return &Error{Code: ExitFailed, Err: errors.New("the appliance needs attention")}
+			}
+			return nil
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	cmd.Flags().BoolVar(&check, "check", false, "fail if something needs attention")
+	return cmd
 }
 
-func (a *app) statusRows(s wire.Status, luns []wire.LUN) [][]string {
+// statusAlarms are the rows about what somebody should do something about.
+func statusAlarms(s wire.Status) [][]string {
+	var rows [][]string
+	alarm := func(title, format string, args ...any) {
+		rows = append(rows, []string{title, fmt.Sprintf(format, args...)})
+	}
+	switch p := s.Pool; p.Space {
+	case wire.SpaceFull:
+		alarm("FULL:", "%s free: writes that need new space are refused, or soon will be. Delete snapshots, or make the filesystem larger", formatSize(p.FreeBytes))
+	case wire.SpaceLow:
+		alarm("LOW SPACE:", "%s free, %s should be. Delete snapshots, or make the filesystem larger", formatSize(p.FreeBytes), formatSize(p.WarnBytes))
+	}
+	for _, f := range s.Failures {
+		what := "LUN"
+		if strings.Contains(f.Name, "@") {
+			what = "snapshot"
+		}
+		alarm("FAILED:", "%s %s: %s", what, f.Name, f.Why)
+	}
+	if s.MoreFailures > 0 {
+		alarm("FAILED:", "and %d more", s.MoreFailures)
+	}
+	if s.Scrub != nil && len(s.Scrub.Findings)+s.Scrub.MoreFindings > 0 {
+		alarm("DAMAGED:", "the scrub has %s: rowan scrub --status shows what and where", foundText(*s.Scrub))
+	}
+	return rows
+}
+
+func (a *app) statusRows(s wire.Status) [][]string {
 	pending := "none"
 	if s.Pool.Pending > 0 {
 		pending = fmt.Sprintf("%d steps", s.Pool.Pending)
@@ -53,20 +92,23 @@ func (a *app) statusRows(s wire.Status, luns []wire.LUN) [][]string {
 		}
 		rows = append(rows, []string{title, text})
 	}
-	rows = append(rows, [][]string{
+	return append(rows, [][]string{
 		{"Pool:", s.Pool.Dir},
 		{"Space:", fmt.Sprintf("%s free of %s%s", formatSize(s.Pool.FreeBytes), formatSize(s.Pool.TotalBytes), percentFree(s.Pool))},
+		{"Reserve:", reserveText(s.Pool)},
 		{"LUNs:", strconv.Itoa(s.Pool.LUNs)},
 		{"Snapshots:", strconv.Itoa(s.Pool.Snapshots)},
 		{"Maintenance:", pending},
 		{"Scrub:", a.scrubState(s.Scrub)},
 	}...)
-	for _, l := range luns {
-		if l.Failed != "" {
-			rows = append(rows, []string{"FAILED:", fmt.Sprintf("LUN %s: %s", l.Name, l.Failed)})
-		}
+}
+
+// reserveText says what is held back for metadata.
+func reserveText(p wire.Pool) string {
+	if p.ReservedBytes < p.ReserveBytes {
+		return fmt.Sprintf("%s of %s held back for metadata", formatSize(p.ReservedBytes), formatSize(p.ReserveBytes))
 	}
-	return rows
+	return formatSize(p.ReserveBytes) + " held back for metadata"
 }
 
 func percentFree(p wire.Pool) string {

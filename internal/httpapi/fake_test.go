@@ -53,7 +53,11 @@ func (f *fakeEngine) last() string {
 }
 
 func (f *fakeEngine) Info() (blockdev.PoolInfo, error) {
-	return blockdev.PoolInfo{UUID: "u", Dir: "/pool", LUNs: 1, Snapshots: 2, TotalBytes: 3, FreeBytes: 4, Pending: 5}, f.call("Info")
+	return blockdev.PoolInfo{
+		UUID: "u", Dir: "/pool", LUNs: 1, Snapshots: 2, TotalBytes: 3, FreeBytes: 4, Pending: 5,
+		Space: blockdev.SpaceLow, WarnBytes: 6, ReserveBytes: 7, ReservedBytes: 8,
+		Failures: []blockdev.Failure{{Name: "web@mon", Why: "reasons"}}, MoreFailures: 9,
+	}, f.call("Info")
 }
 
 func (f *fakeEngine) LUNs() ([]blockdev.LUNInfo, error) {

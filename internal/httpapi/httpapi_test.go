@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -216,7 +217,10 @@ func TestAnswersCarryAllThatTheEngineSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	if status.Version != "v1" || status.PID != 42 || status.API != f.socket || len(status.NBD) != 2 ||
-		status.Pool != (wire.Pool{UUID: "u", Dir: "/pool", LUNs: 1, Snapshots: 2, TotalBytes: 3, FreeBytes: 4, Pending: 5}) {
+		status.Pool != (wire.Pool{
+			UUID: "u", Dir: "/pool", LUNs: 1, Snapshots: 2, TotalBytes: 3, FreeBytes: 4, Pending: 5,
+			Space: wire.SpaceLow, WarnBytes: 6, ReserveBytes: 7, ReservedBytes: 8,
+		}) || !slices.Equal(status.Failures, []wire.Failure{{Name: "web@mon", Why: "reasons"}}) || status.MoreFailures != 9 {
 		t.Errorf("status is %+v", status)
 	}
 }

@@ -64,14 +64,19 @@ func (s *Server) getStatus(context.Context, *none) (*body[wire.Status], error) {
 	if err != nil {
 		return nil, err
 	}
+	failures := make([]wire.Failure, 0, len(pool.Failures))
+	for _, f := range pool.Failures {
+		failures = append(failures, wire.Failure{Name: f.Name, Why: f.Why})
+	}
 	return &body[wire.Status]{Body: wire.Status{
 		Version: s.opts.Version, Started: s.opts.Started.UTC(), PID: s.opts.PID, API: s.opts.API,
 		Pool: wire.Pool{
 			UUID: pool.UUID, Dir: pool.Dir, LUNs: pool.LUNs, Snapshots: pool.Snapshots,
 			TotalBytes: pool.TotalBytes, FreeBytes: pool.FreeBytes, Pending: pool.Pending,
+			Space: string(pool.Space), WarnBytes: pool.WarnBytes, ReserveBytes: pool.ReserveBytes, ReservedBytes: pool.ReservedBytes,
 		},
 		NBD:   append([]wire.NBD{}, s.opts.NBD()...),
-		Scrub: scrub,
+		Scrub: scrub, Failures: failures, MoreFailures: pool.MoreFailures,
 	}}, nil
 }
 

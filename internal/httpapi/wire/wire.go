@@ -23,6 +23,16 @@ type Status struct {
 	Pool    Pool      `json:"pool"`
 	NBD     []NBD     `json:"nbd" doc:"Where NBD is served" nullable:"false"`
 	Scrub   *Scrub    `json:"scrub,omitempty" doc:"The scrub that is running, or the last one; absent if there was none"`
+	// Failures are at most 64.
+	Failures     []Failure `json:"failures" nullable:"false" doc:"LUNs and snapshots that are known not to be usable"`
+	MoreFailures int       `json:"more_failures,omitempty" doc:"How many more there are"`
+}
+
+// Failure is a LUN that takes no writes any more or cannot be opened, or a
+// snapshot that cannot be read.
+type Failure struct {
+	Name string `json:"name" doc:"lun, or lun@snapshot"`
+	Why  string `json:"why"`
 }
 
 // Pool tells how the pool is.
@@ -32,9 +42,21 @@ type Pool struct {
 	LUNs       int    `json:"luns" doc:"Number of LUNs"`
 	Snapshots  int    `json:"snapshots" doc:"Number of snapshots"`
 	TotalBytes int64  `json:"total_bytes" doc:"Size of the filesystem that the pool is on"`
-	FreeBytes  int64  `json:"free_bytes" doc:"What is free there"`
-	Pending    int    `json:"pending" doc:"Maintenance steps not yet done, such as giving back deleted blocks"`
+	FreeBytes  int64  `json:"free_bytes" doc:"What is free there for data"`
+	// Space is one of the constants below.
+	Space         string `json:"space" enum:"ok,low,full" doc:"low: less than warn_bytes are free; full: writes that need new space are refused, or soon will be"`
+	WarnBytes     int64  `json:"warn_bytes" doc:"What must be free for space to be ok"`
+	ReserveBytes  int64  `json:"reserve_bytes" doc:"What is to be held back for metadata"`
+	ReservedBytes int64  `json:"reserved_bytes" doc:"What of that is there: while it is less, writes that need new space are refused"`
+	Pending       int    `json:"pending" doc:"Maintenance steps not yet done, such as giving back deleted blocks"`
 }
+
+// How much room a pool has.
+const (
+	SpaceOK   = "ok"
+	SpaceLow  = "low"
+	SpaceFull = "full"
+)
 
 // NBD is an address that NBD is served on.
 type NBD struct {
