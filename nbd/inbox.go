@@ -3,6 +3,9 @@ package nbd
 import (
 	"io"
 	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -20,11 +23,31 @@ const (
 // inbox reads the requests of one connection, as many with one system call as
 // have arrived.
 type inbox struct {
-	conn net.Conn
-	buf  []byte
-	r, w int // what lies in buf[r:w] was received and not taken yet
+	conn   net.Conn
+	socket syscall.RawConn // nil if conn is none itself, as with TLS
+	buf    []byte
+	r, w   int // what lies in buf[r:w] was received and not taken yet
 	// afterLarge is set when the last request had a large payload.
 	afterLarge bool
+}
+
+func newInbox(conn net.Conn) inbox {
+	in := inbox{conn: conn, buf: make([]byte, inboxBytes)}
+	if c, ok := conn.(syscall.Conn); ok {
+		in.socket, _ = c.SyscallConn()
+	}
+	return in
+}
+
+// arrived tells whether more has arrived than was taken. It is never sure that
+// nothing has, where the connection is no socket itself.
+func (in *inbox) arrived() bool {
+	if len(in.peek()) > 0 || in.socket == nil {
+		return true
+	}
+	n := 0
+	err := in.socket.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return err != nil || n > 0
 }
 
 // peek returns what was received and not taken yet.

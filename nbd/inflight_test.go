@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"testing"
@@ -152,4 +153,46 @@ func (c *rawClient) peekCookie() uint64 {
 	mustReadFull(c, c, b)
 	c.peeked = &rawClient{TB: c.TB, Conn: &prefixConn{c.Conn, b}, style: c.style}
 	return binary.BigEndian.Uint64(b[8:])
+}
+
+// stepDevice flushes when it is told to.
+type stepDevice struct {
+	*memDevice
+	begun, end chan struct{}
+}
+
+func (d stepDevice) Flush(context.Context) error {
+	d.begun <- struct{}{}
+	<-d.end
+	return nil
+}
+
+// A client that waits for each flush has them served without a worker. Once it
+// sends something meanwhile, that does not wait for later ones.
+func TestFlushesOfOneAlone(t *testing.T) {
+	d := stepDevice{newMemDevice(1 << 20), make(chan struct{}), make(chan struct{})}
+	s := serve(t, Config{}, map[string]*Export{"": {Device: d}})
+	c := entered(t, s, wire.Simple)
+	reply := make([]byte, 16)
+	flush := func(meanwhile func()) {
+		c.request(wire.Request{Type: wire.CmdFlush})
+		<-d.begun
+		meanwhile()
+		d.end <- struct{}{}
+		mustReadFull(t, c, reply)
+	}
+	read := func() { c.request(wire.Request{Type: wire.CmdRead, Length: 16}) }
+	readBeside := func() { // is answered before the flush
+		read()
+		mustReadFull(t, c, make([]byte, 32))
+	}
+	flush(readBeside)
+	for range accompanyFlushes {
+		flush(func() {})
+	}
+	flush(read) // served alone: the read waits
+	mustReadFull(t, c, make([]byte, 32))
+	for range 3 {
+		flush(readBeside)
+	}
 }

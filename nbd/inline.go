@@ -28,6 +28,10 @@ const (
 	// slowPause go to the workers.
 	slowWrite = time.Millisecond
 	slowPause = 50 * time.Millisecond
+
+	// accompanyFlushes is how many flushes go to the workers at first, and after
+	// one during which other requests arrived.
+	accompanyFlushes = 100
 )
 
 // readInline serves a read at once if that needs no waiting.
@@ -110,6 +114,30 @@ func (s *session) writeArriving(req *wire.Request, payload int, began time.Time)
 		}
 		have = copy(buf, buf[piece:have])
 		off += int64(piece)
+	}
+	return s.reply(req, failed, began)
+}
+
+// alone tells whether the client seems to wait for the reply to each request
+// before it sends the next, as one that flushes after each write, so that the
+// reader may wait too.
+func (s *session) alone() bool {
+	if s.accompany > 0 {
+		s.accompany--
+		return false
+	}
+	return len(s.slots) == 0 && !s.in.arrived()
+}
+
+// flushInline serves a flush at once, which saves waking a worker. It holds up
+// what arrives meanwhile: if anything does, the next flushes go to workers.
+func (s *session) flushInline(req *wire.Request, began time.Time) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	failed := s.export.Flush(s.ctx)
+	if s.in.arrived() {
+		s.accompany = accompanyFlushes
 	}
 	return s.reply(req, failed, began)
 }

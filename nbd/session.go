@@ -51,6 +51,7 @@ type session struct {
 	// These belong to the reader.
 	batch     *exchange // replies not yet handed to the outbox, or nil
 	slowUntil time.Time // until when small writes go to the workers too
+	accompany int       // so many more flushes go to the workers in any case
 	workers   int       // started so far
 
 	requests chan *exchange // to the workers
@@ -70,9 +71,11 @@ func newSession(srv *Server, conn net.Conn, n *negotiated) *session {
 		observer: srv.observer, pool: &srv.pool, limits: srv.limits,
 		budget:   newBudget(srv.limits.ConnMemoryBytes, srv.memory, &srv.clock.waiting),
 		zeros:    srv.zeros,
-		in:       inbox{conn: conn, buf: make([]byte, inboxBytes)},
+		in:       newInbox(conn),
 		requests: make(chan *exchange, srv.limits.MaxInFlight),
 		slots:    make(chan struct{}, srv.limits.MaxInFlight),
+
+		accompany: accompanyFlushes,
 	}
 	s.try, _ = n.export.Device.(tryReader)
 	s.ctx, s.cancel = context.WithCancel(srv.ctx)
@@ -189,6 +192,8 @@ func (s *session) serve(req wire.Request, payload []byte) error {
 		}
 	case req.Type == wire.CmdRead && s.try != nil && req.Length <= maxInlineRead:
 		return s.readAlone(req, began)
+	case req.Type == wire.CmdFlush && s.alone():
+		return s.flushInline(&req, began)
 	case req.Type == wire.CmdWrite && req.Flags&wire.CmdFlagFUA == 0:
 		if done, err := s.writeInline(&req, payload, began); done || err != nil {
 			return err
