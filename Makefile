@@ -45,7 +45,7 @@ test-race:
 bench: ## measure beside nbdkit and qemu-nbd, write docs/benchmarks.md
 	@scripts/deps
 	@$(MAKE) --no-print-directory build
-	$(GO) run ./test/bench $(BENCHFLAGS)
+	$(GO) run ./test/bench -images ext4,xfs $(BENCHFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@GO="$(GO)" scripts/fuzz "$(FUZZTIME)"

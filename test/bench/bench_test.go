@@ -38,7 +38,7 @@ func TestTableComparesRoundByRound(t *testing.T) {
 		table.add(j, rowand, figure{rate: r[0]})
 		table.add(j, nbdkit, figure{rate: r[1]})
 	}
-	text := table.render(options{}, "here")
+	text := table.render("ext4")
 	for _, want := range []string{
 		"| " + j.name + " | rowand | 200 I/O per second | 100 to 300 | – |",
 		"| " + j.name + " | nbdkit file | 90 I/O per second | 50 to 100 | 3.00 × |",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -17,32 +18,54 @@ type job struct {
 	args []string
 }
 
-// jobs returns the jobs that run for a time on a filled LUN.
+// timed makes a job run for a time.
+func timed(runtime time.Duration, args ...string) []string {
+	return append(args, "--time_based", fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()))
+}
+
+// The names of the jobs that run for a time on a filled LUN.
+const (
+	randomRead      = "4 KiB random read, depth 32"
+	randomWrite     = "4 KiB random write, depth 32"
+	sequentialRead  = "1 MiB sequential read, depth 8"
+	sequentialWrite = "1 MiB sequential write, depth 8"
+	flushedDepth1   = "4 KiB random write and flush, depth 1"
+	flushedDepth8   = "4 KiB random write and flush, depth 8"
+	eachBlockOnce   = "4 KiB random write, each block once, depth 32, flushed at the end"
+)
+
+// jobs returns the jobs that run on a LUN without a snapshot.
 func jobs(runtime time.Duration) []job {
-	timed := func(args ...string) []string {
-		return append(args, "--time_based", fmt.Sprintf("--runtime=%dms", runtime.Milliseconds()))
-	}
 	return []job{
-		{"4 KiB random read, depth 32", iops, timed("--rw=randread", "--bs=4k", "--iodepth=32")},
-		{"4 KiB random write, depth 32", iops, timed("--rw=randwrite", "--bs=4k", "--iodepth=32")},
-		{"1 MiB sequential read, depth 8", mibs, timed("--rw=read", "--bs=1m", "--iodepth=8")},
-		{"1 MiB sequential write, depth 8", mibs, timed("--rw=write", "--bs=1m", "--iodepth=8")},
+		{randomRead, iops, timed(runtime, "--rw=randread", "--bs=4k", "--iodepth=32")},
+		{randomWrite, iops, timed(runtime, "--rw=randwrite", "--bs=4k", "--iodepth=32")},
+		{sequentialRead, mibs, timed(runtime, "--rw=read", "--bs=1m", "--iodepth=8")},
+		{sequentialWrite, mibs, timed(runtime, "--rw=write", "--bs=1m", "--iodepth=8")},
 	}
 }
 
-// fill writes every block once.
+// flushedJobs write blocks of which each is followed by a flush.
+func flushedJobs(runtime time.Duration) []job {
+	return []job{
+		{flushedDepth1, iops, timed(runtime, "--rw=randwrite", "--bs=4k", "--iodepth=1", "--fsync=1")},
+		{flushedDepth8, iops, timed(runtime, "--rw=randwrite", "--bs=4k", "--iodepth=8", "--fsync=1")},
+	}
+}
+
+// fill writes every block once, by pieces of 64 KiB: the page cache then holds
+// files in pieces that no server has to pay for later.
 func fill() job {
-	return job{name: "fill", unit: mibs, args: []string{"--rw=write", "--bs=1m", "--iodepth=8"}}
+	return job{name: "fill", unit: mibs, args: []string{"--rw=write", "--bs=64k", "--iodepth=32"}}
 }
 
 // firstWrites writes some of the blocks, each once, in an order that differs
-// from round to round.
+// from round to round, and flushes at the end.
 func firstWrites(bytes int64, round int) job {
 	return job{
-		name: "4 KiB random write, each block once, depth 32",
+		name: eachBlockOnce,
 		unit: iops,
 		args: []string{
-			"--rw=randwrite", "--bs=4k", "--iodepth=32", "--norandommap=0",
+			"--rw=randwrite", "--bs=4k", "--iodepth=32", "--norandommap=0", "--end_fsync=1",
 			fmt.Sprintf("--io_size=%d", bytes), fmt.Sprintf("--randseed=%d", round+1),
 		},
 	}
@@ -68,16 +91,9 @@ func (b *setup) run(ctx context.Context, s *server, j job) (figure, error) {
 	if err != nil {
 		return figure{}, err
 	}
-	args := append([]string{
-		"--name=bench", "--ioengine=nbd", "--uri=" + s.uri(), fmt.Sprintf("--size=%d", b.sizeBytes),
-		"--output-format=json", "--randrepeat=0",
-	}, j.args...)
-	cmd := exec.CommandContext(ctx, "fio", args...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	out, err := b.fio(ctx, s, j)
 	if err != nil {
-		return figure{}, fmt.Errorf("%s, %s: fio: %w\n%s%s", s.name, j.name, err, out, stderr.String())
+		return figure{}, err
 	}
 	after, err := s.cpu()
 	if err != nil {
@@ -89,6 +105,23 @@ func (b *setup) run(ctx context.Context, s *server, j job) (figure, error) {
 	}
 	f.cpuPerIO = (after - before) / time.Duration(ios)
 	return f, nil
+}
+
+// fio runs one job on one server and returns the report.
+func (b *setup) fio(ctx context.Context, s *server, j job) ([]byte, error) {
+	args := append([]string{
+		"--name=bench", fmt.Sprintf("--size=%d", b.sizeBytes), "--output-format=json", "--randrepeat=0",
+	}, append(s.client(), j.args...)...)
+	cmd := exec.CommandContext(ctx, "fio", args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it still reports
+	cmd.WaitDelay = 10 * time.Second
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("%s, %s: fio: %w\n%s%s", s.name, j.name, err, out, stderr.String())
+	}
+	return out, nil
 }
 
 // parseFio reads fio's report of a job that only reads or only writes, and

@@ -13,10 +13,11 @@ import (
 	"time"
 )
 
-// table gathers the figures of all rounds.
+// table gathers the figures of all rounds on one filesystem.
 type table struct {
 	jobs    []job
 	figures map[string]map[string][]figure // by job, by server
+	stalls  []stall
 }
 
 func newTable() *table { return &table{figures: map[string]map[string][]figure{}} }
@@ -46,20 +47,20 @@ func latency99(f figure) int64 { return int64(f.latency99) }
 func micros(ns int64) string   { return fmt.Sprintf("%.1f", float64(ns)/1000) }
 func rounded(v float64) string { return fmt.Sprintf("%.0f", v) }
 
-// ratio is the median over the rounds of how the rates in a compare with those
-// in b. What slows a machine down for a while does so to both of a round.
-func ratio(a, b []figure) string {
+// ratio is the median over the rounds of how what f tells of a compares with
+// that of b. What slows a machine down for a while does so to both of a round.
+func ratio[T int64 | float64](a, b []figure, f func(figure) T) float64 {
 	ratios := make([]figure, min(len(a), len(b)))
 	for i := range ratios {
-		ratios[i].rate = a[i].rate / b[i].rate
+		ratios[i].rate = float64(f(a[i])) / float64(f(b[i]))
 	}
-	return fmt.Sprintf("%.2f", median(ratios, rate))
+	return median(ratios, rate)
 }
 
 // order returns the servers that measured a job, ours first.
 func (t *table) order(j job) []string {
 	var names []string
-	for _, s := range []string{rowand, nbdkit, qemuNBD, overlayQCOW2} {
+	for _, s := range []string{rowand, nbdkit, qemuNBD, overlayQCOW2, overlayExtendedL2, direct} {
 		if len(t.figures[j.name][s]) > 0 {
 			names = append(names, s)
 		}
@@ -67,29 +68,38 @@ func (t *table) order(j job) []string {
 	return names
 }
 
-// render writes the table in Markdown.
-func (t *table) render(o options, facts string) string {
+// introduction says how and on what was measured.
+func introduction(o options) string {
+	flags := fmt.Sprintf("-rounds %d -runtime %v -size %d -first %d -snapshots %d",
+		o.rounds, o.runtime, o.sizeBytes>>20, o.firstBytes>>20, o.snapshots)
+	if len(o.images) > 0 {
+		flags += " -images " + strings.Join(o.images, ",")
+	}
+	return fmt.Sprintf("Measured on %s, with\n\n    go run ./test/bench %s\n\n%s\n", time.Now().UTC().Format(time.DateOnly), flags, facts())
+}
+
+// render writes the section of one filesystem in Markdown.
+func (t *table) render(filesystem string) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "Measured on %s, with\n\n", time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(&s, "    go run ./test/bench -rounds %d -runtime %v -size %d -first %d\n\n",
-		o.rounds, o.runtime, o.sizeBytes>>20, o.firstBytes>>20)
-	fmt.Fprintf(&s, "%s\n\n", facts)
-	fmt.Fprintf(&s, "| job | server | median rate | lowest to highest | rowand against it | 99th percentile, µs | server CPU per request, µs |\n")
-	fmt.Fprintf(&s, "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n")
+	fmt.Fprintf(&s, "\n## On %s\n\n%s", filesystem, t.goals())
+	fmt.Fprintf(&s, "| job | server | median rate | lowest to highest | rowand against it | 99th percentile, µs | server CPU per request, µs | rowand's against it |\n")
+	fmt.Fprintf(&s, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n")
 	for _, j := range t.jobs {
 		for _, name := range t.order(j) {
 			figures := t.figures[j.name][name]
-			mine := "–"
+			mine, mineCPU := "–", "–"
 			if ours := t.figures[j.name][rowand]; name != rowand && len(ours) > 0 {
-				mine = ratio(ours, figures) + " ×"
+				mine = fmt.Sprintf("%.2f ×", ratio(ours, figures, rate))
+				if name != direct {
+					mineCPU = fmt.Sprintf("%.2f ×", ratio(ours, figures, cpu))
+				}
 			}
-			fmt.Fprintf(&s, "| %s | %s | %s %s | %s | %s | %s | %s |\n", j.name, name,
+			fmt.Fprintf(&s, "| %s | %s | %s %s | %s | %s | %s | %s | %s |\n", j.name, name,
 				rounded(median(figures, rate)), j.unit, spread(figures), mine,
-				micros(median(figures, latency99)), micros(median(figures, cpu)))
+				micros(median(figures, latency99)), micros(median(figures, cpu)), mineCPU)
 		}
 	}
-	s.WriteString(t.firstWriteRatio())
-	return s.String()
+	return s.String() + t.renderStalls()
 }
 
 func spread(figures []figure) string {
@@ -98,26 +108,8 @@ func spread(figures []figure) string {
 	return rounded(low.rate) + " to " + rounded(high.rate)
 }
 
-// firstWriteRatio says what a snapshot costs the writes after it.
-func (t *table) firstWriteRatio() string {
-	var before, after []figure
-	for _, j := range t.jobs {
-		if strings.HasSuffix(j.name, "before the snapshot") {
-			before = t.figures[j.name][rowand]
-		}
-		if strings.HasSuffix(j.name, "after the snapshot") {
-			after = t.figures[j.name][rowand]
-		}
-	}
-	if len(before) == 0 || len(after) == 0 {
-		return ""
-	}
-	return fmt.Sprintf("\nFirst writes after a snapshot run at %s of the rate before it.\n",
-		ratio(after, before))
-}
-
 // facts says what was measured on, without names.
-func facts(dir string) string {
+func facts() string {
 	var u syscall.Utsname
 	if err := syscall.Uname(&u); err != nil {
 		return err.Error()
@@ -129,8 +121,8 @@ func facts(dir string) string {
 		}
 		release = append(release, byte(c))
 	}
-	return fmt.Sprintf("%d cores (%s), %s of memory, Linux %s, %s; %s, %s, %s, %s. The client runs on the same cores; everything fits the page cache.",
-		runtime.NumCPU(), processor(), memory(), majorMinor(string(release)), filesystem(dir), runtime.Version(),
+	return fmt.Sprintf("%d cores (%s), %s of memory, Linux %s; %s, %s, %s, %s. The client runs on the same cores; everything fits the page cache.",
+		runtime.NumCPU(), processor(), memory(), majorMinor(string(release)), runtime.Version(),
 		version("nbdkit", "--version"), version("qemu-nbd", "--version"), version("fio", "--version"))
 }
 

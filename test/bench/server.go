@@ -15,15 +15,23 @@ import (
 	"time"
 )
 
-// server is one NBD server under measurement, a process of its own.
+// server is one NBD server under measurement, a process of its own, or a file
+// that fio uses without any.
 type server struct {
 	name   string
 	socket string
 	export string
-	cmd    *exec.Cmd
+	cmd    *exec.Cmd // nil for a file
+	file   string
 }
 
-func (s *server) uri() string { return fmt.Sprintf("nbd+unix:///%s?socket=%s", s.export, s.socket) }
+// client is how fio reaches the server.
+func (s *server) client() []string {
+	if s.cmd == nil {
+		return []string{"--ioengine=io_uring", "--filename=" + s.file}
+	}
+	return []string{"--ioengine=nbd", fmt.Sprintf("--uri=nbd+unix:///%s?socket=%s", s.export, s.socket)}
+}
 
 // start runs the server and waits until it listens on its socket.
 func start(ctx context.Context, name, socket, export string, line ...string) (*server, error) {
@@ -53,6 +61,9 @@ func start(ctx context.Context, name, socket, export string, line ...string) (*s
 
 // stop ends the server and waits for it.
 func (s *server) stop() error {
+	if s.cmd == nil {
+		return nil
+	}
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
@@ -69,6 +80,9 @@ const clockTick = 10 * time.Millisecond
 
 // cpu returns the user and system time that the server has used so far.
 func (s *server) cpu() (time.Duration, error) {
+	if s.cmd == nil {
+		return 0, nil
+	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
@@ -96,6 +110,7 @@ type setup struct {
 	sizeBytes int64
 	rowand    string
 	rowan     string
+	ours      *server
 }
 
 func (b *setup) path(name string) string { return filepath.Join(b.dir, name) }
@@ -119,6 +134,7 @@ func (b *setup) startRowand(ctx context.Context) (*server, error) {
 	if err := b.api(ctx, "lun", "create", "bench", "--size", strconv.FormatInt(b.sizeBytes, 10)); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
+	b.ours = s
 	return s, nil
 }
 
@@ -145,20 +161,32 @@ func (b *setup) startQEMU(ctx context.Context) (*server, error) {
 	return start(ctx, qemuNBD, socket, "", "qemu-nbd", "-t", "-e", "8", "-f", "raw", "-k", socket, file)
 }
 
+// direct is a file of its own that fio uses by io_uring, through the page cache.
+func (b *setup) direct(context.Context) (*server, error) {
+	file, err := b.rawFile("direct.raw")
+	return &server{name: direct, file: file}, err
+}
+
+// overlays are the forms of qcow2 that stand for a snapshot, by name.
+var overlays = map[string]string{
+	overlayQCOW2:      "cluster_size=65536",
+	overlayExtendedL2: "cluster_size=131072,extended_l2=on",
+}
+
 // startOverlay serves a new qcow2 overlay over the file that qemu-nbd's raw
 // measurement filled.
-func (b *setup) startOverlay(ctx context.Context) (*server, error) {
+func (b *setup) startOverlay(ctx context.Context, name string) (*server, error) {
 	overlay := b.path("overlay.qcow2")
 	if err := os.Remove(overlay); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=65536",
+	err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-o", overlays[name],
 		"-b", b.path("qemu.raw"), "-F", "raw", overlay)
 	if err != nil {
 		return nil, err
 	}
 	socket := b.path("overlay.sock")
-	return start(ctx, overlayQCOW2, socket, "", "qemu-nbd", "-t", "-e", "8", "-f", "qcow2", "-k", socket, overlay)
+	return start(ctx, name, socket, "", "qemu-nbd", "-t", "-e", "8", "-f", "qcow2", "-k", socket, overlay)
 }
 
 // command runs a program that must succeed.
