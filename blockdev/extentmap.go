@@ -256,6 +256,53 @@ func (m *extentMap) setLeaf(index uint64, vals *[leafBlocks]place) {
 	m.data += (*slot).dataBlocks(0, leafBlocks)
 }
 
+// replace maps to another place those of count blocks from block on that are at
+// from, which is not nowhere.
+func (m *extentMap) replace(block, count uint64, from, to place) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for count > 0 {
+		i := block % leafBlocks
+		n := min(leafBlocks-i, count)
+		if k := m.holeAt(block); k > 0 {
+			n = min(k, count)
+		} else {
+			m.replaceInLeaf(block/leafBlocks, int(i), int(i+n), from, to)
+		}
+		block += n
+		count -= n
+	}
+}
+
+// replaceInLeaf is replace for the blocks from i to before j of a leaf. The
+// caller holds mu.
+func (m *extentMap) replaceInLeaf(index uint64, i, j int, from, to place) {
+	old := m.leafAt(index)
+	any := false
+	for k := i; k < j && !any; k++ {
+		any = old.at(k) == from
+	}
+	if !any {
+		return // what is shared stays so
+	}
+	slot := m.slot(index)
+	m.data -= (*slot).dataBlocks(i, j)
+	if j-i == leafBlocks && (*slot).vals == nil {
+		*slot = m.uniformLeaf(to)
+	} else {
+		l := m.ownLeaf(slot)
+		for k := i; k < j; k++ {
+			if l.vals[k] == from {
+				l.vals[k] = to
+			}
+		}
+		if isUniform(l.vals[:]) {
+			*slot = m.uniformLeaf(l.vals[0])
+		}
+	}
+	m.data += (*slot).dataBlocks(i, j)
+}
+
 // overlayLeaf maps those blocks of a leaf that upper maps.
 func (m *extentMap) overlayLeaf(index uint64, upper *leaf) {
 	for i := 0; i < leafBlocks; {

@@ -25,8 +25,17 @@ func TestExtentMapModel(t *testing.T) {
 			count = min(count, blocks-block)
 		}
 		at := place(rng.IntN(6))
-		p.m.set(block, count, at)
-		fill(p.model[block:block+count], at)
+		if from := place(1 + rng.IntN(5)); rng.IntN(4) == 0 {
+			p.m.replace(block, count, from, at)
+			for i := block; i < block+count; i++ {
+				if p.model[i] == from {
+					p.model[i] = at
+				}
+			}
+		} else {
+			p.m.set(block, count, at)
+			fill(p.model[block:block+count], at)
+		}
 		if rng.IntN(300) == 0 && len(pairs) < 6 {
 			pairs = append(pairs, pair{p.m.clone(), slices.Clone(p.model)})
 		}
@@ -97,6 +106,30 @@ func TestExtentMapMemory(t *testing.T) {
 	}
 	if c.root[0].nodes[0].leaves[1] != m.root[0].nodes[0].leaves[1] {
 		t.Error("an unchanged leaf is not shared")
+	}
+}
+
+// TestReplaceKeepsWhatIsShared: replacing what is not there leaves the parts that
+// maps share, and one place that fills a leaf takes no memory per block.
+func TestReplaceKeepsWhatIsShared(t *testing.T) {
+	m := newExtentMap()
+	m.set(0, 3*leafBlocks, dataPlace(7))
+	m.set(leafBlocks+5, 1, dataPlace(8))
+	c := m.clone()
+	m.replace(0, dirBlocks+nodeBlocks, dataPlace(9), dataPlace(1))
+	if m.root[0] != c.root[0] {
+		t.Error("a map was taken apart for nothing")
+	}
+	m.replace(0, dirBlocks+nodeBlocks, dataPlace(8), dataPlace(7))
+	if l := m.leafAt(1); l.vals != nil || l.at(5) != dataPlace(7) || c.at(leafBlocks+5) != dataPlace(8) {
+		t.Error("a leaf with one place has values of its own, or its clone changed")
+	}
+	if m.leafAt(0) != c.leafAt(0) {
+		t.Error("an unchanged leaf is not shared")
+	}
+	m.replace(0, 3*leafBlocks, dataPlace(7), zeroPlace(6))
+	if m.dataBlocks() != 0 || m.leafAt(2).vals != nil || c.dataBlocks() != 3*leafBlocks {
+		t.Error("uniform leaves are not replaced as a whole")
 	}
 }
 
