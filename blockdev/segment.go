@@ -195,7 +195,7 @@ func (c *segmentCache) close() error {
 func removeDir(fsys blockfile.FS, name string) error {
 	names, err := fsys.ReadDir(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return fsys.SyncDir(path.Dir(name)) // a process that died may have got that far
 	}
 	if err != nil {
 		return err

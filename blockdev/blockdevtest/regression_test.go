@@ -80,6 +80,20 @@ func TestEngineSpaceAfterACrash(t *testing.T) {
 	}
 }
 
+// TestEngineSpaceAfterTwoCrashes: what a process that was killed removed does not
+// come back with a power cut, after nobody remembers it.
+func TestEngineSpaceAfterTwoCrashes(t *testing.T) {
+	t.Parallel()
+	s := search()
+	s.Crashes = []blockdevtest.Crash{{Kind: blockdevtest.Kill}}
+	s.After = []blockdevtest.Round{{
+		Ops:     []blockdevtest.Op{{Kind: blockdevtest.OpSettle}},
+		Crashes: []blockdevtest.Crash{{Kind: blockdevtest.PowerCutLoseAll}},
+	}}
+	tried, err := s.CrashEverywhere([]blockdevtest.Op{{Kind: blockdevtest.OpDeleteLUN, Force: true}, {Kind: blockdevtest.OpSettle}})
+	s.Report(t, tried, err)
+}
+
 // TestEngineSpaceAfterAFault: what an operation took that failed is given
 // back.
 func TestEngineSpaceAfterAFault(t *testing.T) {
