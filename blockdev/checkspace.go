@@ -40,12 +40,23 @@ func (c *checker) layerFiles() error {
 			return err
 		}
 		for _, n := range names {
-			if strings.HasSuffix(n, newSuffix) {
-				c.found(path.Join(layerDir(id), n), "an unfinished file was left")
+			name := path.Join(layerDir(id), n)
+			if fits, err := c.dueSums(name, id); err != nil {
+				return err
+			} else if strings.HasSuffix(n, newSuffix) && !fits {
+				c.found(name, "an unfinished file was left")
 			}
 		}
 	}
 	return nil
+}
+
+// dueSums tells whether a file is sums that the next opening gives their name.
+func (c *checker) dueSums(name string, id uint32) (bool, error) {
+	if r := c.p.cat.layers[id]; name != sumsName(id)+newSuffix || r == nil || !r.Sealed {
+		return false, nil
+	}
+	return stagedFit(c.p.fs, id)
 }
 
 // unmapped finds blocks that take space in the segments of an origin and that

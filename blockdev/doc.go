@@ -44,6 +44,15 @@
 // a damaged block is an error (ErrCorrupt), never data. Reads of a LUN are not
 // verified.
 //
+// # Compaction
+//
+// A layer that is deleted is merged into the one that stands on it, which takes
+// over its segments. In the background those of a layer that has too many are
+// merged (compact.go), so that the number of files does not grow with the number
+// of snapshots that there ever were. It copies each block a number of times that
+// the logarithm of the layer's size bounds, at Options.BackgroundBytesPerSecond,
+// and only while the pool has room.
+//
 // # Damage
 //
 // Every byte of metadata is covered by a checksum or has to be zero. A LUN or

@@ -229,7 +229,7 @@ func (p *Pool) swapHeads(luns []*lun, heads []*head) []*head {
 		l.old = append(l.old, l.head)
 		l.head = heads[i]
 		heads[i].below = l.m.Load().clone()
-		p.pins.put(old[i].layer, heads[i].below)
+		p.pins.put(old[i].layer, heads[i].below.clone()) // below never changes, this may
 	}
 	for _, l := range order {
 		l.gate.Unlock()

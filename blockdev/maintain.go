@@ -171,9 +171,20 @@ func (p *Pool) extendJournals() error {
 }
 
 // Settle runs maintenance until nothing is left to do: all layers sealed that
-// can be, the space of deleted snapshots and discarded blocks given back, the
-// sums of sealed layers made as far as there is space for them.
+// can be, the space of deleted snapshots and discarded blocks given back,
+// segments merged, the sums of sealed layers made as far as there is space for
+// them.
 func (p *Pool) Settle(ctx context.Context) error {
+	if err := p.Compact(ctx); err != nil {
+		return err
+	}
+	_, err := p.sumLayers(ctx, new(pace))
+	return err
+}
+
+// Compact is Settle but for the sums. It merges the segments of layers that own
+// more than Options.MaxOrigins as fast as it can, if there is room to copy them.
+func (p *Pool) Compact(ctx context.Context) error {
 	p.maintenance.hurry.Add(1)
 	defer p.maintenance.hurry.Add(-1)
 	for {
@@ -181,7 +192,9 @@ func (p *Pool) Settle(ctx context.Context) error {
 			return err
 		}
 		if p.pending() == 0 {
-			_, err := p.sumLayers(ctx, new(pace))
+			return nil
+		}
+		if err := p.compact(ctx, new(pace)); err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
@@ -201,7 +214,7 @@ func (p *Pool) pending() int {
 			n += len(l.oldHeads())
 		}
 	}
-	n += len(p.reclaimable()) + len(p.prunable()) + len(p.newBranches())
+	n += len(p.reclaimable()) + len(p.prunable()) + len(p.newBranches()) + len(p.crowdedLayers()) + len(p.crowdedHeads())
 	return n
 }
 
@@ -216,7 +229,11 @@ func (l *lun) oldHeads() []*head {
 func (p *Pool) maintain(ctx context.Context, trims bool) error {
 	p.maintenance.runMu.Lock()
 	defer p.maintenance.runMu.Unlock()
-	return errors.Join(p.maintainPass(ctx, trims), p.reserve.refill())
+	err := errors.Join(p.maintainPass(ctx, trims), p.reserve.refill())
+	if len(p.crowdedLayers())+len(p.crowdedHeads()) > 0 {
+		p.compaction.wake()
+	}
+	return err
 }
 
 func (p *Pool) maintainPass(ctx context.Context, trims bool) error {

@@ -12,6 +12,8 @@ import (
 // failed are passed over: what they hold in memory is lost. A LUN's I/O waits
 // while its map is compared.
 func (p *Pool) CheckMaps(ctx context.Context) error {
+	p.maintenance.runMu.Lock() // blocks are moved under it
+	defer p.maintenance.runMu.Unlock()
 	for _, l := range p.allLUNs() {
 		if err := l.checkMap(ctx); err != nil {
 			return err

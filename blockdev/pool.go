@@ -53,9 +53,13 @@ type Options struct {
 	// calls of Settle, so that tests run the same way each time.
 	ManualMaintenance bool
 	// BackgroundBytesPerSecond bounds what is read to make the sums of sealed
-	// layers, and as much again to scrub them; 0 for 64 MiB, negative for no
-	// bound.
+	// layers, as much again to scrub them, and as much again to merge segments; 0
+	// for 64 MiB, negative for no bound.
 	BackgroundBytesPerSecond int64
+	// MaxOrigins is how many origins, each with a directory of segments, a
+	// sealed layer may own, and a head beside its own, until they are merged; 0
+	// for 8, negative for any number.
+	MaxOrigins int
 	// Observer is told of stalls; nil for none.
 	Observer Observer
 	// Now is the clock; nil for time.Now.
@@ -113,6 +117,7 @@ type Pool struct {
 	viewTick uint64
 
 	maintenance maintenance
+	compaction  compaction
 	summing     summing
 	scrubbing   scrubbing
 	sums        sumsCache
@@ -166,6 +171,9 @@ func Open(dir string, opts Options) (*Pool, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
+	if opts.MaxOrigins == 0 {
+		opts.MaxOrigins = defaultMaxOrigins
+	}
 	if opts.BackgroundBytesPerSecond == 0 {
 		opts.BackgroundBytesPerSecond = defaultBackgroundRate
 	}
@@ -199,7 +207,8 @@ func Open(dir string, opts Options) (*Pool, error) {
 	if err := p.open(opts.ShardBytes, opts.ReserveBytes); err != nil {
 		return nil, errors.Join(err, p.closeFiles())
 	}
-	p.summing.start(p) // maintenance wakes it
+	p.summing.start(p) // maintenance wakes these two
+	p.compaction.start(p, opts.MaxOrigins)
 	p.maintenance.start(p)
 	p.resumeScrub()
 	return p, nil
@@ -381,6 +390,7 @@ func (p *Pool) Close() error {
 	}
 	p.scrubbing.end()
 	p.summing.stop()
+	p.compaction.stop()
 	p.maintenance.stop()
 	p.opMu.Lock()
 	defer p.opMu.Unlock()

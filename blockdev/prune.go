@@ -21,7 +21,7 @@ func (p *Pool) prunable() []uint32 {
 		switch c := children[id]; {
 		case len(c) == 0:
 			out = append(out, id)
-		case len(c) == 1 && r.Sealed && (c[0].Sealed || p.isUsableHead(c[0].ID, failed)) &&
+		case len(c) == 1 && r.Sealed && (c[0].Sealed || p.isUsableHead(c[0].ID, failed) && !p.wantsCompaction(r)) &&
 			p.brokenLayer(id) == nil && p.brokenLayer(c[0].ID) == nil:
 			out = append(out, id)
 		}
@@ -49,6 +49,7 @@ func (p *Pool) prune(id uint32) (bool, error) {
 	if r == nil {
 		return false, nil
 	}
+	p.compaction.drop(id)
 	children := p.cat.children(id)
 	switch {
 	case len(children) == 0:

@@ -58,7 +58,7 @@ func (p *Pool) reclaimable() []reclaimRecord {
 	defer p.cat.mu.RUnlock()
 	var out []reclaimRecord
 	for _, r := range p.cat.reclaims {
-		if p.brokenLayer(r.Owner) != nil {
+		if p.brokenLayer(r.Owner) != nil || p.compaction.claims(r) {
 			continue // which of its blocks count is not known
 		}
 		if owner := p.cat.layers[r.Owner]; r.Owner == 0 || owner != nil && (owner.Sealed || p.isUsableHead(r.Owner, failed)) {
@@ -130,6 +130,11 @@ func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) 
 	}
 	if r := p.cat.layer(r.Owner); r == nil || !r.Sealed {
 		return false, nil
+	}
+	// Blocks are punched by the map that is read here: a process that died may
+	// have left it under a name that is not durable.
+	if err := p.fs.SyncDir(layerDir(r.Owner)); err != nil {
+		return false, err
 	}
 	own := newExtentMap()
 	if err := p.overlayLayer(own, r.Owner); err != nil {

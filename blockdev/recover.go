@@ -136,8 +136,8 @@ func (p *Pool) dropLeftovers() error {
 		return err
 	}
 	for _, id := range ids {
-		if p.cat.layers[id] != nil {
-			if err := p.dropNew(layerDir(id)); err != nil {
+		if r := p.cat.layers[id]; r != nil {
+			if err := p.dropNew(r); err != nil {
 				return err
 			}
 			continue
@@ -208,17 +208,26 @@ func parseID(name string) (id uint32, ok bool) {
 	return uint32(n), err == nil && len(name) == 8
 }
 
-// dropNew removes files that did not get their names.
-func (p *Pool) dropNew(dir string) error {
+// dropNew removes the files of a layer that did not get their names, except for
+// sums that are due.
+func (p *Pool) dropNew(r *layerRecord) error {
+	dir := layerDir(r.ID)
 	names, err := p.fs.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
-		if strings.HasSuffix(n, newSuffix) {
-			if err := p.fs.Remove(path.Join(dir, n)); err != nil {
+		if !strings.HasSuffix(n, newSuffix) {
+			continue
+		}
+		name := path.Join(dir, n)
+		if r.Sealed && name == sumsName(r.ID)+newSuffix {
+			if err := p.adoptSums(r.ID); err != nil {
 				return err
 			}
+		}
+		if err := p.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil

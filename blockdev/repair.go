@@ -147,6 +147,12 @@ func (c *checker) leftover(dir, name string) ([]PoolFinding, error) {
 		}
 		left := PoolFinding{File: path.Join(full, n), OffsetBytes: -1, What: "it was being written when the process ended", Harmless: true, Repair: "it is removed"}
 		left.mend = func() error { return p.removeFile(left.File) }
+		if due, err := c.dueSums(left.File, id); err != nil {
+			return nil, err
+		} else if due {
+			left.Repair = "it takes the place of the sums before, as the next opening of the pool would see to"
+			left.mend = func() error { return p.adoptSums(id) }
+		}
 		out = append(out, left)
 	}
 	return out, nil

@@ -254,6 +254,10 @@ func (p *Pool) sumLeaf(ctx context.Context, index uint64, vals *[leafBlocks]plac
 				return nil, err
 			}
 			if err := p.readPlace(vals[i], b, int64(index*leafBlocks+uint64(i))*BlockSize); err != nil {
+				if _, owned := p.sealedOwner(vals[i].origin()); !owned {
+					i = j // moved elsewhere meanwhile, and to be summed there
+					continue
+				}
 				p.log.Error("blocks get no sums", "block", index*leafBlocks+uint64(i), "count", j-i, "error", err)
 			} else {
 				if made == nil {

@@ -175,6 +175,15 @@ func (w *sumsWriter) leaf(index uint64, l *sumLeaf) error {
 // finish writes the index and the header and puts the sums durably in the
 // place of those before.
 func (w *sumsWriter) finish() error {
+	if err := w.stage(); err != nil {
+		return err
+	}
+	return placeSums(w.fs, w.header.layer)
+}
+
+// stage writes the index and the header, and makes the file durable, which
+// keeps its temporary name.
+func (w *sumsWriter) stage() error {
 	w.header.indexOffset = w.offset
 	w.header.indexCount = uint64(len(w.index) / sumsEntrySize)
 	w.header.indexCRC = crcOf(w.index)
@@ -189,14 +198,19 @@ func (w *sumsWriter) finish() error {
 	if err == nil {
 		err = w.file.Sync()
 	}
-	name := sumsName(w.header.layer)
 	if err := errors.Join(err, w.file.Close()); err != nil {
-		return errors.Join(err, w.fs.Remove(name+newSuffix))
+		return errors.Join(err, w.fs.Remove(sumsName(w.header.layer)+newSuffix))
 	}
-	if err := w.fs.Rename(name+newSuffix, name); err != nil {
+	return nil
+}
+
+// placeSums puts sums that were staged durably in the place of those before.
+func placeSums(fs blockfile.FS, layer uint32) error {
+	name := sumsName(layer)
+	if err := fs.Rename(name+newSuffix, name); err != nil {
 		return err
 	}
-	return w.fs.SyncDir(layerDir(w.header.layer))
+	return fs.SyncDir(layerDir(layer))
 }
 
 // abort drops what was written.
@@ -219,7 +233,10 @@ type sumsReader struct {
 // openSums opens the sums of a layer and verifies their header and index. The
 // error is fs.ErrNotExist for a layer that has none yet.
 func openSums(fs blockfile.FS, layer uint32) (*sumsReader, error) {
-	name := sumsName(layer)
+	return openSumsFile(fs, layer, sumsName(layer))
+}
+
+func openSumsFile(fs blockfile.FS, layer uint32, name string) (*sumsReader, error) {
 	f, err := fs.Open(name, os.O_RDONLY)
 	if err != nil {
 		return nil, err
@@ -353,9 +370,18 @@ func (r *sumsReader) source(want func(block uint64, at place) bool) sumSource {
 // writeSums writes the sums of a layer. Where several sources have one of a
 // block, that of the first counts.
 func writeSums(fs blockfile.FS, layer uint32, sources ...sumSource) error {
-	w, err := createSums(fs, layer)
+	w, err := collectSums(fs, layer, sources...)
 	if err != nil {
 		return err
+	}
+	return w.finish()
+}
+
+// collectSums is writeSums but for the end of the file and its name.
+func collectSums(fs blockfile.FS, layer uint32, sources ...sumSource) (*sumsWriter, error) {
+	w, err := createSums(fs, layer)
+	if err != nil {
+		return nil, err
 	}
 	at := make([]int, len(sources))
 	for {
@@ -366,7 +392,7 @@ func writeSums(fs blockfile.FS, layer uint32, sources ...sumSource) error {
 			}
 		}
 		if index == ^uint64(0) {
-			return w.finish()
+			return w, nil
 		}
 		var out sumLeaf
 		for k, s := range sources {
@@ -375,13 +401,13 @@ func writeSums(fs blockfile.FS, layer uint32, sources ...sumSource) error {
 			}
 			l, err := s.leaf(at[k])
 			if err != nil {
-				return errors.Join(err, w.abort())
+				return nil, errors.Join(err, w.abort())
 			}
 			at[k]++
 			out.add(l, func(i int, p place) bool { return s.want(index*leafBlocks+uint64(i), p) })
 		}
 		if err := w.leaf(index, &out); err != nil {
-			return errors.Join(err, w.abort())
+			return nil, errors.Join(err, w.abort())
 		}
 	}
 }

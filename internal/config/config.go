@@ -30,7 +30,8 @@ type Config struct {
 	LogLevel slog.Level
 	// LogFormat is "text" or "json".
 	LogFormat string
-	// ScrubRate bounds how many bytes per second are read to make checksums, and
+	// ScrubRate bounds how many bytes per second are read to make checksums, as
+	// many again to merge segments, and
 	// as many again by a scrub; negative for no bound.
 	ScrubRate int64
 	// StopTimeout bounds how long a clean stop waits for requests in flight.
