@@ -8,11 +8,11 @@ import (
 // Action is an operation on the structure of a pool, by names.
 type Action struct {
 	// Kind is one of OpCreateLUN, OpResize, OpRenameLUN, OpDeleteLUN,
-	// OpSnapshot, OpRevert, OpClone, OpDeleteSnapshot, OpRenameSnapshot and
-	// OpSettle.
+	// OpSnapshot, OpRevert, OpClone, OpDeleteSnapshot, OpRenameSnapshot,
+	// OpSettle and OpCompact.
 	Kind OpKind
 	// LUNs are the LUNs concerned: several for OpSnapshot, else one, none for
-	// OpSettle.
+	// OpSettle and OpCompact.
 	LUNs     []string
 	Snapshot string // OpRevert, OpClone, OpDeleteSnapshot, OpRenameSnapshot
 	// NewName is the name of what is made or renamed: the LUN, the snapshots
@@ -40,7 +40,7 @@ func (m *Model) BeginAction(a Action) *Manage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g := &Manage{m: m, began: m.now()}
-	if a.Kind == OpSettle {
+	if a.Kind == OpSettle || a.Kind == OpCompact {
 		return g
 	}
 	g.after = m.worlds[0].clone()

@@ -10,7 +10,8 @@ import (
 )
 
 // engine is the real engine with small shards and journals, so that LUNs of a
-// few blocks cross every boundary. With manual maintenance a Case runs the same
+// few blocks cross every boundary, and merges its segments as soon as a layer has
+// those of two. With manual maintenance a Case runs the same
 // way each time.
 func engine(manual bool) blockdevtest.Target {
 	return blockdevtest.Target{
@@ -33,6 +34,7 @@ func openEngine(fs blockfile.FS, bootID string, manual bool) (*blockdev.Pool, er
 		ShardBytes:        8 * blockdev.BlockSize,
 		JournalBytes:      blockdev.BlockSize,
 		ReserveBytes:      32 * blockdev.BlockSize,
+		MaxOrigins:        1,
 		ManualMaintenance: manual,
 	})
 }
@@ -91,6 +93,8 @@ func (p pool) Do(ctx context.Context, a blockdevtest.Action) error {
 		_, err = p.RenameSnapshot(ctx, lun, a.Snapshot, a.NewName)
 	case blockdevtest.OpSettle:
 		err = p.Settle(ctx)
+	case blockdevtest.OpCompact:
+		err = p.Compact(ctx)
 	default:
 		err = fmt.Errorf("no such action: %v", a)
 	}

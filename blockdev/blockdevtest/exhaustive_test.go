@@ -38,6 +38,7 @@ func operations() []blockdevtest.Op {
 		{Kind: blockdevtest.OpResize, Len: 2 * block},
 		{Kind: blockdevtest.OpRenameLUN},
 		{Kind: blockdevtest.OpSettle},
+		{Kind: blockdevtest.OpCompact},
 		{Kind: blockdevtest.OpReopen},
 	}
 }

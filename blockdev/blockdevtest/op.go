@@ -26,6 +26,7 @@ const (
 	OpDeleteSnapshot
 	OpRenameSnapshot
 	OpSettle
+	OpCompact    // merges the segments of layers that have too many
 	OpReopen     // closes the pool and opens it
 	OpConcurrent // Parts at the same time
 	OpFill       // others use up the disk, but for Len bytes
@@ -34,7 +35,7 @@ const (
 
 var opNames = [...]string{"OpWrite", "OpFUA", "OpDiscard", "OpWriteZeroes", "OpFlush", "OpRead",
 	"OpCreateLUN", "OpResize", "OpRenameLUN", "OpDeleteLUN", "OpSnapshot", "OpRevert", "OpClone",
-	"OpDeleteSnapshot", "OpRenameSnapshot", "OpSettle", "OpReopen", "OpConcurrent", "OpFill", "OpRoom"}
+	"OpDeleteSnapshot", "OpRenameSnapshot", "OpSettle", "OpCompact", "OpReopen", "OpConcurrent", "OpFill", "OpRoom"}
 
 func (k OpKind) String() string {
 	if int(k) < len(opNames) {
@@ -55,7 +56,7 @@ type Op struct {
 	Group    bool // OpSnapshot
 	Force    bool // OpDeleteLUN, OpRevert: though the LUN is open
 	// Parts of OpConcurrent are operations on data, no two of them on one
-	// sector, OpSettle, and at most one of OpSnapshot, OpDeleteSnapshot and
+	// sector, OpSettle, OpCompact, and at most one of OpSnapshot, OpDeleteSnapshot and
 	// OpClone.
 	Parts []Op
 }

@@ -68,8 +68,10 @@ func (g *generator) op() Op {
 		o.Kind = OpClone
 	case k < 89:
 		o.Kind, o.Force = OpDeleteLUN, g.rng.IntN(2) == 0
-	case k < 93:
+	case k < 92:
 		o.Kind = OpSettle
+	case k < 93:
+		o.Kind = OpCompact
 	case k < 95:
 		o.Kind = OpReopen
 	case k < 96:
@@ -129,7 +131,7 @@ func (g *generator) parallel() Op {
 		o.Parts = append(o.Parts, Op{Kind: OpFlush, LUN: lun})
 	}
 	if g.rng.IntN(4) == 0 {
-		o.Parts = append(o.Parts, Op{Kind: OpSettle})
+		o.Parts = append(o.Parts, Op{Kind: []OpKind{OpSettle, OpCompact}[g.rng.IntN(2)]})
 	}
 	switch g.rng.IntN(6) {
 	case 0, 1:

@@ -259,9 +259,9 @@ func (r *runner) concurrent(op Op) error {
 	actions := 0
 	for _, part := range op.Parts {
 		switch part.Kind {
-		case OpSettle, OpSnapshot, OpDeleteSnapshot, OpClone:
+		case OpSettle, OpCompact, OpSnapshot, OpDeleteSnapshot, OpClone:
 			a, err := r.action(part)
-			if part.Kind != OpSettle {
+			if part.Kind != OpSettle && part.Kind != OpCompact {
 				actions++
 			}
 			if err != nil || actions > 1 {
@@ -319,8 +319,8 @@ func (r *runner) action(op Op) (Action, error) {
 	newLUN := freeName("lun", func(n string) bool { return w.lun(n) != nil })
 	a := Action{Kind: op.Kind, NewName: newLUN, SizeBytes: r.config.bytes()}
 	switch {
-	case op.Kind == OpSettle:
-		return Action{Kind: OpSettle}, nil
+	case op.Kind == OpSettle || op.Kind == OpCompact:
+		return Action{Kind: op.Kind}, nil
 	case op.Kind == OpCreateLUN && len(w.luns) < r.config.MaxLUNs:
 		return a, nil
 	case op.Kind == OpCreateLUN || len(w.luns) == 0:

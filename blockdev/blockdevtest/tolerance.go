@@ -39,7 +39,7 @@ func needsSpace(op Op) bool {
 	switch op.Kind {
 	case OpDiscard, OpWriteZeroes:
 		return op.Off%pageSize != 0 || op.Len%pageSize != 0
-	case OpRead, OpFlush, OpDeleteSnapshot, OpDeleteLUN, OpRenameLUN, OpRenameSnapshot, OpResize, OpSettle, OpReopen:
+	case OpRead, OpFlush, OpDeleteSnapshot, OpDeleteLUN, OpRenameLUN, OpRenameSnapshot, OpResize, OpSettle, OpCompact, OpReopen:
 		return false
 	}
 	return true
@@ -132,7 +132,7 @@ func (r *run) afterFaults(round Round) error {
 
 // settles tells whether operations have maintenance run.
 func settles(ops []Op) bool {
-	return slices.ContainsFunc(ops, func(o Op) bool { return o.Kind == OpSettle || settles(o.Parts) })
+	return slices.ContainsFunc(ops, func(o Op) bool { return o.Kind == OpSettle || o.Kind == OpCompact || settles(o.Parts) })
 }
 
 // isJournal tells whether a file is a journal that is in use.

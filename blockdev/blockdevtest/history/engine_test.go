@@ -95,6 +95,7 @@ func (l linear) play(t *testing.T, seed uint64) (history.Result, error) {
 	opts := blockdev.Options{
 		ShardBytes:   int64(8<<rng.IntN(3)) * blockdev.BlockSize,
 		JournalBytes: int64(1+rng.IntN(4)) * blockdev.BlockSize,
+		MaxOrigins:   1 + rng.IntN(2),
 		ReserveBytes: -1, // the reserve of a disk without end would fill the memory
 	}
 	if l.simulated {
