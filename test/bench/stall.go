@@ -80,7 +80,7 @@ func (b *setup) stall(ctx context.Context, bytes int64, snapshots int) (out stal
 	s := *b.ours
 	s.export = "stall"
 	scatter := job{name: "scatter", unit: iops, args: []string{
-		"--rw=randwrite", "--bs=4k", "--iodepth=32", "--norandommap", fmt.Sprintf("--size=%d", bytes),
+		"--rw=randwrite", "--bs=4k", "--iodepth=32", "--norandommap", "--end_fsync=1", fmt.Sprintf("--size=%d", bytes),
 		fmt.Sprintf("--io_size=%d", scatteredBytes),
 	}}
 	if _, err := b.run(ctx, &s, scatter); err != nil {
