@@ -116,13 +116,13 @@ func (c *checker) layer(r *layerRecord) {
 		m = own.m
 	}
 	name := presenceName(r.ID)
-	m.leaves(func(index uint64, l *leaf) error {
-		for i := range uint64(leafBlocks) {
-			at, block := l.at(int(i)), index*leafBlocks+i
+	m.leaves(func(index uint64, vals *[leafBlocks]place) error {
+		for i, at := range vals {
+			block := index*leafBlocks + uint64(i)
 			if at == nowhere {
 				continue
 			}
-			if block >= r.Blocks && l.vals != nil {
+			if block >= r.Blocks && !isUniform(vals[:]) {
 				c.found(name, "block %d is mapped, the LUN has %d", block, r.Blocks)
 			}
 			if !slices.Contains(r.Origins, at.origin()) && !c.parentOwns(r, at.origin()) {

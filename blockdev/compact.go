@@ -310,9 +310,8 @@ func countOrigins(m *extentMap, origins []uint32) []originUse {
 	for i, o := range origins {
 		at[o], uses[i].origin = i, o
 	}
-	m.leaves(func(_ uint64, lf *leaf) error {
-		for i := range leafBlocks {
-			here := lf.at(i)
+	m.leaves(func(_ uint64, vals *[leafBlocks]place) error {
+		for _, here := range vals {
 			if k, ok := at[here.origin()]; ok && here.isData() {
 				uses[k].data++
 			} else if ok {

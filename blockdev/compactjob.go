@@ -48,17 +48,17 @@ func (j *compactJob) moves(from place) (to place, ok bool) {
 
 // eachRun calls fn for the runs of blocks that are moved.
 func (j *compactJob) eachRun(fn func(r mapRun) error) error {
-	return j.own.leaves(func(index uint64, lf *leaf) error {
+	return j.own.leaves(func(index uint64, vals *[leafBlocks]place) error {
 		if index >= j.end {
 			return nil
 		}
 		for i := 0; i < leafBlocks; {
 			k := i + 1
-			for k < leafBlocks && lf.at(k) == lf.at(i) {
+			for k < leafBlocks && vals[k] == vals[i] {
 				k++
 			}
-			if _, ok := j.moves(lf.at(i)); ok {
-				if err := fn(mapRun{index*leafBlocks + uint64(i), uint64(k - i), lf.at(i)}); err != nil {
+			if _, ok := j.moves(vals[i]); ok {
+				if err := fn(mapRun{index*leafBlocks + uint64(i), uint64(k - i), vals[i]}); err != nil {
 					return err
 				}
 			}
@@ -140,15 +140,15 @@ func (p *Pool) beginCompaction(ctx context.Context, id uint32) (*compactJob, err
 // written anew may take.
 func (j *compactJob) choose(batch uint64) (files int64) {
 	copied := uint64(0)
-	j.own.leaves(func(index uint64, lf *leaf) error {
+	j.own.leaves(func(index uint64, vals *[leafBlocks]place) error {
 		files += 2 * maxSumLeaf // of the presence map less, of the sums no more
 		if copied >= batch {
 			return nil
 		}
 		for i := range leafBlocks {
-			if _, ok := j.moves(lf.at(i)); ok {
+			if _, ok := j.moves(vals[i]); ok {
 				j.blocks++
-				if lf.at(i).isData() {
+				if vals[i].isData() {
 					copied++
 				}
 			}

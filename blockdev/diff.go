@@ -15,11 +15,12 @@ func (m *extentMap) end() uint64 {
 func eachDifference(a, b *extentMap, fn func(block, count uint64, in, other place) bool, block, end uint64) {
 	var runsA, runsB []mapRun
 	for block < end {
-		if n := sharedFrom(a, b, block); n > 0 {
-			block += min(n, end-block)
+		n, shared := common(a, b, block)
+		n = min(n, end-block)
+		if shared {
+			block += n
 			continue
 		}
-		n := min(end-block, leafBlocks-block%leafBlocks)
 		runsA, runsB = a.runs(runsA[:0], block, n), b.runs(runsB[:0], block, n)
 		for i, j := 0, 0; i < len(runsA) && j < len(runsB); {
 			ra, rb := &runsA[i], &runsB[j]
@@ -42,31 +43,29 @@ func advanceRun(r *mapRun, n uint64, i *int) {
 	}
 }
 
-// sharedFrom returns how many blocks from block on lie in a part of the trees
-// that both maps share, or that neither has.
-func sharedFrom(a, b *extentMap, block uint64) uint64 {
+// common returns how many blocks from block on lie in a part of the trees that
+// both maps share, or that neither has; else how many lie in one part of both.
+func common(a, b *extentMap, block uint64) (n uint64, shared bool) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	d := block / dirBlocks
 	if d >= uint64(max(len(a.root), len(b.root))) {
-		return ^uint64(0)
+		return ^uint64(0), true
 	}
-	dirA, dirB := a.dirAt(d), b.dirAt(d)
-	if dirA == dirB {
-		return dirBlocks - block%dirBlocks
+	in, other := a.rootAt(d), b.rootAt(d)
+	base, blocks := d*dirBlocks, uint64(dirBlocks)
+	for in != other && in != nil && other != nil && in.kids != nil && other.kids != nil {
+		i := (block - base) / nodeBlocks
+		in, other = in.kids[i], other.kids[i]
+		base, blocks = base+i*nodeBlocks, nodeBlocks
 	}
-	n := block / nodeBlocks % rootNodes
-	nodeA, nodeB := dirA.nodeAt(n), dirB.nodeAt(n)
-	if nodeA == nodeB {
-		return nodeBlocks - block%nodeBlocks
+	if in == other {
+		return base + blocks - block, true
 	}
-	i := block / leafBlocks % nodeLeaves
-	if nodeA.leafAt(i) == nodeB.leafAt(i) {
-		return leafBlocks - block%leafBlocks
-	}
-	return 0
+	pa, pb := partOf(in, base, blocks, block), partOf(other, base, blocks, block)
+	return min(pa.end(), pb.end()) - block, pa.leaf != nil && pa.leaf == pb.leaf
 }
 
 // changeOf says how content at to differs from content at from.

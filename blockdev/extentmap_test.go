@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 )
@@ -82,30 +83,86 @@ func checkExtentMap(t *testing.T, i int, m *extentMap, model []place) {
 	}
 }
 
-// TestExtentMapMemory shows that a sequentially filled LUN takes no memory per
-// block, and that a clone shares everything.
-func TestExtentMapMemory(t *testing.T) {
+// TestExtentMapShares shows that a clone shares everything.
+func TestExtentMapShares(t *testing.T) {
 	m := newExtentMap()
-	for b := uint64(0); b < nodeLeaves*leafBlocks; b += 256 {
-		m.set(b, 256, dataPlace(7))
-	}
-	own := 0
-	m.leaves(func(_ uint64, l *leaf) error {
-		if l.vals != nil {
-			own++
-		}
-		return nil
-	})
-	if own != 0 {
-		t.Errorf("%d leaves of a uniform map have values of their own", own)
+	for i := range uint64(2 * maxSpans) { // leaves, and below a node of spans
+		m.set(4*i, 1, dataPlace(7))
+		m.set(nodeBlocks+64*i, 64, dataPlace(7))
 	}
 	c := m.clone()
-	m.set(5, 1, dataPlace(8))
-	if c.at(5) != dataPlace(7) || m.at(5) != dataPlace(8) || m.at(6) != dataPlace(7) {
+	if m.root[0] != c.root[0] {
+		t.Error("a clone shares nothing")
+	}
+	m.set(4, 1, dataPlace(8))
+	if c.at(4) != dataPlace(7) || m.at(4) != dataPlace(8) || m.at(8) != dataPlace(7) {
 		t.Error("a change of one map shows in its clone")
 	}
-	if c.root[0].nodes[0].leaves[1] != m.root[0].nodes[0].leaves[1] {
-		t.Error("an unchanged leaf is not shared")
+	if c.root[0].kids[0].leaves[1] != m.root[0].kids[0].leaves[1] || c.root[0].kids[1] != m.root[0].kids[1] {
+		t.Error("what was not changed is not shared")
+	}
+}
+
+// heapOf returns the bytes of heap that what make returns takes.
+func heapOf(make func() *extentMap) (m *extentMap, bytes int64) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	m = make()
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	return m, int64(after.HeapAlloc) - int64(before.HeapAlloc)
+}
+
+// TestExtentMapMemory holds the memory of maps to what is promised of it.
+func TestExtentMapMemory(t *testing.T) {
+	const tib = 1 << 40 / BlockSize
+	rng := rand.New(rand.NewPCG(1, 0))
+	random := func(blocks uint64, n int) func() *extentMap {
+		return func() *extentMap {
+			m := newExtentMap()
+			for range n {
+				m.set(rng.Uint64N(blocks), 1, dataPlace(7))
+			}
+			return m
+		}
+	}
+	filled := func() *extentMap {
+		m := newExtentMap()
+		for b := uint64(0); b < tib; b += 256 {
+			m.set(b, 256, dataPlace(7))
+		}
+		return m
+	}
+	for _, c := range []struct {
+		name  string
+		limit int64
+		make  func() *extentMap
+	}{
+		{"100,000 random blocks of 100 TiB", 64 * 100_000, random(100*tib, 100_000)},
+		{"100,000 random blocks of 1 TiB", 64 * 100_000, random(tib, 100_000)},
+		{"100,000 random blocks of 64 GiB", 64 * 100_000, random(tib/16, 100_000)},
+		{"1 TiB filled in order", 1 << 20, filled},
+		{"16 GiB of 1 TiB overwritten all over", 2 << 20, func() *extentMap {
+			m := filled()
+			for range 2 * tib / 64 {
+				m.set(rng.Uint64N(tib/64), 1, dataPlace(8))
+			}
+			return m
+		}},
+		{"16 GiB filled all over", 1 << 20, func() *extentMap {
+			m := newExtentMap()
+			for _, b := range rng.Perm(tib / 64) {
+				m.set(uint64(b), 1, dataPlace(7))
+			}
+			return m
+		}},
+	} {
+		m, bytes := heapOf(c.make)
+		t.Logf("%s: %d bytes of heap, %.1f for each of %d blocks", c.name, bytes, float64(bytes)/float64(m.dataBlocks()), m.dataBlocks())
+		if bytes > c.limit {
+			t.Errorf("%s: %d bytes of heap, want at most %d", c.name, bytes, c.limit)
+		}
 	}
 }
 
@@ -121,15 +178,12 @@ func TestReplaceKeepsWhatIsShared(t *testing.T) {
 		t.Error("a map was taken apart for nothing")
 	}
 	m.replace(0, dirBlocks+nodeBlocks, dataPlace(8), dataPlace(7))
-	if l := m.leafAt(1); l.vals != nil || l.at(5) != dataPlace(7) || c.at(leafBlocks+5) != dataPlace(8) {
-		t.Error("a leaf with one place has values of its own, or its clone changed")
-	}
-	if m.leafAt(0) != c.leafAt(0) {
-		t.Error("an unchanged leaf is not shared")
+	if m.at(leafBlocks+5) != dataPlace(7) || c.at(leafBlocks+5) != dataPlace(8) || len(m.root[0].spans) != 1 {
+		t.Error("one place takes more than one span, or its clone changed")
 	}
 	m.replace(0, 3*leafBlocks, dataPlace(7), zeroPlace(6))
-	if m.dataBlocks() != 0 || m.leafAt(2).vals != nil || c.dataBlocks() != 3*leafBlocks {
-		t.Error("uniform leaves are not replaced as a whole")
+	if m.dataBlocks() != 0 || len(m.root[0].spans) != 1 || c.dataBlocks() != 3*leafBlocks {
+		t.Error("what has one place is not replaced as a whole")
 	}
 }
 
@@ -171,7 +225,7 @@ func TestDifferencesOfMapsThatShare(t *testing.T) {
 			return true
 		}, 0, blocks)
 		shared := make(map[uint64]bool)
-		b.leavesBeside(a, func(index uint64, _ *leaf) error { shared[index] = true; return nil })
+		b.leavesBeside(a, func(index uint64, _ *[leafBlocks]place) error { shared[index] = true; return nil })
 		want := 0
 		for _, first := range []uint64{0, dirBlocks / 2, dirBlocks, 3 * dirBlocks / 2} {
 			for block := first; block < first+8*leafBlocks; block++ {

@@ -281,21 +281,22 @@ func (p *Pool) writePresenceOnce(h presenceHeader, m, below *extentMap, owned fu
 	if err != nil {
 		return err
 	}
-	err = m.leavesBeside(below, func(index uint64, lf *leaf) error {
+	err = m.leavesBeside(below, func(index uint64, vals *[leafBlocks]place) error {
 		if index*leafBlocks >= h.blocks {
 			return nil
 		}
-		var vals [leafBlocks]place
 		any := false
-		for i := range vals {
-			if at := lf.at(i); owned(at) {
-				vals[i], any = at, true
+		for i, at := range vals {
+			if owned(at) {
+				any = true
+			} else {
+				vals[i] = nowhere
 			}
 		}
 		if !any {
 			return nil
 		}
-		return w.leaf(index, &vals)
+		return w.leaf(index, vals)
 	})
 	if err != nil {
 		w.abort()

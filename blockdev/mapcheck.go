@@ -108,12 +108,7 @@ func (p *Pool) rebuildMap(ctx context.Context, layer uint32) (*extentMap, error)
 		if err != nil {
 			return nil, err
 		}
-		if err := own.m.leaves(func(index uint64, lf *leaf) error {
-			m.overlayLeaf(index, lf)
-			return nil
-		}); err != nil {
-			return nil, err
-		}
+		m.overlay(own.m)
 	}
 	return m, nil
 }

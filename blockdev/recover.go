@@ -408,10 +408,7 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 		below = view.clone()
 	}
 	m := below.clone()
-	own.m.leaves(func(index uint64, lf *leaf) error {
-		m.overlayLeaf(index, lf)
-		return nil
-	})
+	m.overlay(own.m)
 	l := &lun{pool: p, id: r.ID}
 	l.size.Store(r.SizeBytes)
 	l.m.Store(m)

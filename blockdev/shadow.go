@@ -191,12 +191,9 @@ func (m *extentMap) removeCovered(covers []cover) (removed uint64) {
 		vals  [leafBlocks]place
 	}
 	var changed []hidden
-	m.leaves(func(index uint64, lf *leaf) error {
-		h := hidden{index: index}
+	m.leaves(func(index uint64, vals *[leafBlocks]place) error {
+		h := hidden{index, *vals}
 		n := uint64(0)
-		for i := range h.vals {
-			h.vals[i] = lf.at(i)
-		}
 		for _, r := range coveredRuns(covers, index*leafBlocks, leafBlocks) {
 			for b := r.block; b < r.block+r.count; b++ {
 				if at := &h.vals[b%leafBlocks]; *at != nowhere {

@@ -174,7 +174,7 @@ func (p *Pool) overlayPresence(m *extentMap, layer uint32) error {
 		return err
 	}
 	err = r.leaves(func(index uint64, vals *[leafBlocks]place) error {
-		m.overlayLeaf(index, &leaf{vals: vals})
+		m.overlayLeaf(index, vals)
 		return nil
 	})
 	return errors.Join(err, r.close())
