@@ -101,7 +101,7 @@ func (c *checker) tree() {
 
 // layer verifies what one layer maps.
 func (c *checker) layer(r *layerRecord) {
-	m := newExtentMap()
+	m := c.p.maps.newMap()
 	if r.Sealed {
 		if err := c.p.overlayPresence(m, r.ID); err != nil {
 			c.errs = append(c.errs, err)

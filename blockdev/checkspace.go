@@ -84,12 +84,13 @@ func (c *checker) unmapped() error {
 			continue
 		}
 		if err := c.p.eachAllocated(o, func(block, count uint64) error {
-			for _, r := range own[owner].runs(nil, block, count) {
+			runs, err := own[owner].runs(nil, block, count)
+			for _, r := range runs {
 				if r.place != dataPlace(o) {
 					c.found(originDir(o), "%d blocks from %d take space, layer %08x does not map them", r.count, r.block, owner)
 				}
 			}
-			return nil
+			return err
 		}); err != nil {
 			return err
 		}

@@ -280,7 +280,11 @@ func (p *Pool) splitHead(ctx context.Context, l *lun) error {
 	if l.usable() != nil || p.cat.lun(l.id) == nil || r == nil || !p.wantsCompaction(r) {
 		return errDropped
 	}
-	group := mergeGroup(countOrigins(l.m.Load().clone(), p.compaction.movable(r.Origins)), p.compaction.limit)
+	uses, err := countOrigins(l.m.Load().clone(), p.compaction.movable(r.Origins))
+	if err != nil {
+		return err
+	}
+	group := mergeGroup(uses, p.compaction.limit)
 	if err := p.hasRoom(copyBytes(group)); err != nil {
 		return err
 	}
@@ -304,13 +308,13 @@ type originUse struct {
 
 // countOrigins counts what a map, which does not change meanwhile, has at each
 // of some origins.
-func countOrigins(m *extentMap, origins []uint32) []originUse {
+func countOrigins(m *extentMap, origins []uint32) ([]originUse, error) {
 	at := make(map[uint32]int, len(origins))
 	uses := make([]originUse, len(origins))
 	for i, o := range origins {
 		at[o], uses[i].origin = i, o
 	}
-	m.leaves(func(_ uint64, vals *[leafBlocks]place) error {
+	err := m.leaves(func(_ uint64, vals *[leafBlocks]place) error {
 		for _, here := range vals {
 			if k, ok := at[here.origin()]; ok && here.isData() {
 				uses[k].data++
@@ -320,7 +324,7 @@ func countOrigins(m *extentMap, origins []uint32) []originUse {
 		}
 		return nil
 	})
-	return uses
+	return uses, err
 }
 
 // mergeGroup chooses the origins to be merged into the last of them: the smallest

@@ -85,7 +85,9 @@ func TestCompactionInBatches(t *testing.T) {
 	must(t, err)
 	for left := int64(leaves); left >= 0; left-- {
 		var data []uint64
-		for _, u := range countOrigins(mapOf(t, p, s.Layer), p.cat.layer(s.Layer).Origins) {
+		uses, err := countOrigins(mapOf(t, p, s.Layer), p.cat.layer(s.Layer).Origins)
+		must(t, err)
+		for _, u := range uses {
 			data = append(data, u.data)
 		}
 		slices.Sort(data)
@@ -135,7 +137,7 @@ func (r *rotation) wantSums() {
 	l, err := sr.find(0)
 	must(r.t, err)
 	for b := range uint64(rotationBlocks) {
-		if at := own.at(b); at.isData() && l.places[b] != at {
+		if at := placeAt(r.t, own, b); at.isData() && l.places[b] != at {
 			r.t.Errorf("block %d is at %#x, its sum is for %#x", b, at, l.places[b])
 		}
 	}
@@ -178,7 +180,7 @@ func TestCompactionLeavesDamage(t *testing.T) {
 	m, err := r.pool.viewMap(s.Layer)
 	must(t, err)
 	const block = 21
-	name, off := r.pool.segmentOffset(m.at(block), block)
+	name, off := r.pool.segmentOffset(placeAt(t, m, block), block)
 	f, err := r.disk.Open(name, os.O_RDWR)
 	must(t, err)
 	_, err = f.WriteAt([]byte{0xff}, off+77)

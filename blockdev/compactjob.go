@@ -69,11 +69,10 @@ func (j *compactJob) eachRun(fn func(r mapRun) error) error {
 }
 
 // remap changes a map to name the blocks' new places.
-func (j *compactJob) remap(m *extentMap) {
-	j.eachRun(func(r mapRun) error {
+func (j *compactJob) remap(m *extentMap) error {
+	return j.eachRun(func(r mapRun) error {
 		to, _ := j.moves(r.place)
-		m.replace(r.block, r.count, r.place, to)
-		return nil
+		return m.replace(r.block, r.count, r.place, to)
 	})
 }
 
@@ -105,7 +104,11 @@ func (p *Pool) beginCompaction(ctx context.Context, id uint32) (*compactJob, err
 		}
 		return nil, err
 	}
-	group := mergeGroup(countOrigins(job.own, p.compaction.movable(r.Origins)), p.compaction.limit)
+	uses, err := countOrigins(job.own, p.compaction.movable(r.Origins))
+	if err != nil {
+		return nil, err
+	}
+	group := mergeGroup(uses, p.compaction.limit)
 	for _, u := range group[:len(group)-1] {
 		job.sources[u.origin] = true
 	}
@@ -119,7 +122,7 @@ func (p *Pool) beginCompaction(ctx context.Context, id uint32) (*compactJob, err
 		changes = append(changes, putReclaim(reclaimRecord{Origin: u.origin, Owner: id}))
 	}
 	p.opMu.Lock()
-	err := p.cat.commit(changes...)
+	err = p.cat.commit(changes...)
 	p.opMu.Unlock()
 	if err != nil {
 		return nil, err
@@ -273,7 +276,9 @@ func (p *Pool) finishCompaction(ctx context.Context, job *compactJob) error {
 		return err
 	}
 	after := now.clone()
-	job.remap(after)
+	if err := job.remap(after); err != nil {
+		return err
+	}
 	if job.blocks > 0 {
 		if err := p.replaceMap(r, job, now, after); err != nil {
 			return err
@@ -330,7 +335,9 @@ func (p *Pool) replaceMap(r *layerRecord, job *compactJob, now, after *extentMap
 			return err
 		}
 	}
-	p.remap(job)
+	if err = p.remap(job); err != nil {
+		p.compaction.lose(job) // some maps still lead to the old places
+	}
 	if staged {
 		err = errors.Join(err, placeSums(p.fs, r.ID))
 	}
@@ -342,8 +349,8 @@ func (p *Pool) replaceMap(r *layerRecord, job *compactJob, now, after *extentMap
 
 func sameMap(a, b *extentMap) bool {
 	same := true
-	eachDifference(a, b, func(uint64, uint64, place, place) bool { same = false; return false }, 0, max(a.end(), b.end()))
-	return same
+	err := eachDifference(a, b, func(uint64, uint64, place, place) error { same = false; return errEnough }, 0, max(a.end(), b.end()))
+	return same && err == nil
 }
 
 // lose keeps the origins of a job from being punched, or touched at all, until
@@ -365,7 +372,11 @@ func (c *compaction) lose(job *compactJob) {
 // nothing at.
 func (p *Pool) dropOrigins(ctx context.Context, job *compactJob, after *extentMap) error {
 	empty := make(map[uint32]bool)
-	for _, u := range countOrigins(after, slices.Collect(maps.Keys(job.sources))) {
+	uses, err := countOrigins(after, slices.Collect(maps.Keys(job.sources)))
+	if err != nil {
+		return err
+	}
+	for _, u := range uses {
 		empty[u.origin] = u.data+u.zeros == 0
 	}
 	if err := p.grace.wait(ctx); err != nil {

@@ -61,6 +61,12 @@
 // cannot be opened; the others are served. Only a catalogue or pool header that
 // is damaged or cannot be read keeps the pool from being opened.
 //
+// # Memory
+//
+// Extent maps take as much memory as what they hold needs, and all of a pool's
+// together no more than Options.MapMemoryBytes: beyond that, parts of them are
+// in a file that does not outlive the process (docs/decisions/0006).
+//
 // # Files
 //
 // See docs/formats/pool.md. In short:

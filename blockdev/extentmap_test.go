@@ -7,80 +7,12 @@ import (
 	"testing"
 )
 
-// TestExtentMapModel compares an extent map and its clones with plain slices.
-func TestExtentMapModel(t *testing.T) {
-	const blocks = 3*nodeLeaves*leafBlocks/2 + 77
-	const seed = 1
-	rng := rand.New(rand.NewPCG(seed, 0))
-	type pair struct {
-		m     *extentMap
-		model []place
-	}
-	pairs := []pair{{newExtentMap(), make([]place, blocks)}}
-	for step := range 3000 {
-		p := &pairs[rng.IntN(len(pairs))]
-		count := uint64(1 + rng.IntN(1<<rng.IntN(12)))
-		block := uint64(rng.Int64N(int64(blocks - count + 1)))
-		if rng.IntN(4) == 0 { // whole leaves become uniform
-			block, count = block/leafBlocks*leafBlocks, leafBlocks
-			count = min(count, blocks-block)
-		}
-		at := place(rng.IntN(6))
-		if from := place(1 + rng.IntN(5)); rng.IntN(4) == 0 {
-			p.m.replace(block, count, from, at)
-			for i := block; i < block+count; i++ {
-				if p.model[i] == from {
-					p.model[i] = at
-				}
-			}
-		} else {
-			p.m.set(block, count, at)
-			fill(p.model[block:block+count], at)
-		}
-		if rng.IntN(300) == 0 && len(pairs) < 6 {
-			pairs = append(pairs, pair{p.m.clone(), slices.Clone(p.model)})
-		}
-		if step%500 != 0 {
-			continue
-		}
-		for i, p := range pairs {
-			checkExtentMap(t, i, p.m, p.model)
-		}
-	}
-	for i, p := range pairs {
-		checkExtentMap(t, i, p.m, p.model)
-		data := 0
-		for _, at := range p.model {
-			if at.isData() {
-				data++
-			}
-		}
-		if scan, kept := p.m.countBlocks(place.isData), p.m.dataBlocks(); scan != uint64(data) || kept != uint64(data) {
-			t.Errorf("map %d counts %d data blocks by scan, %d as it goes, want %d", i, scan, kept, data)
-		}
-	}
-}
-
-func checkExtentMap(t *testing.T, i int, m *extentMap, model []place) {
+// placeAt is at of a map of which nothing is lost.
+func placeAt(t testing.TB, m *extentMap, block uint64) place {
 	t.Helper()
-	var next uint64
-	for _, r := range m.runs(nil, 0, uint64(len(model))) {
-		if r.block != next || r.count == 0 {
-			t.Fatalf("map %d: run of %d blocks at %d, want one at %d", i, r.count, r.block, next)
-		}
-		for b := r.block; b < r.block+r.count; b++ {
-			if model[b] != r.place {
-				t.Fatalf("map %d: block %d is at %d, want %d", i, b, r.place, model[b])
-			}
-		}
-		next += r.count
-	}
-	if next != uint64(len(model)) {
-		t.Fatalf("map %d: runs cover %d blocks of %d", i, next, len(model))
-	}
-	if b := uint64(len(model)) / 3; m.at(b) != model[b] {
-		t.Fatalf("map %d: block %d is at %d, want %d", i, b, m.at(b), model[b])
-	}
+	at, err := m.at(block)
+	must(t, err)
+	return at
 }
 
 // TestExtentMapShares shows that a clone shares everything.
@@ -95,10 +27,11 @@ func TestExtentMapShares(t *testing.T) {
 		t.Error("a clone shares nothing")
 	}
 	m.set(4, 1, dataPlace(8))
-	if c.at(4) != dataPlace(7) || m.at(4) != dataPlace(8) || m.at(8) != dataPlace(7) {
+	if placeAt(t, c, 4) != dataPlace(7) || placeAt(t, m, 4) != dataPlace(8) || placeAt(t, m, 8) != dataPlace(7) {
 		t.Error("a change of one map shows in its clone")
 	}
-	if c.root[0].kids[0].leaves[1] != m.root[0].kids[0].leaves[1] || c.root[0].kids[1] != m.root[0].kids[1] {
+	kids, others := c.root[0].body().kids, m.root[0].body().kids
+	if kids[0].body().leaves[1] != others[0].body().leaves[1] || kids[1] != others[1] {
 		t.Error("what was not changed is not shared")
 	}
 }
@@ -166,32 +99,12 @@ func TestExtentMapMemory(t *testing.T) {
 	}
 }
 
-// TestReplaceKeepsWhatIsShared: replacing what is not there leaves the parts that
-// maps share, and one place that fills a leaf takes no memory per block.
-func TestReplaceKeepsWhatIsShared(t *testing.T) {
-	m := newExtentMap()
-	m.set(0, 3*leafBlocks, dataPlace(7))
-	m.set(leafBlocks+5, 1, dataPlace(8))
-	c := m.clone()
-	m.replace(0, dirBlocks+nodeBlocks, dataPlace(9), dataPlace(1))
-	if m.root[0] != c.root[0] {
-		t.Error("a map was taken apart for nothing")
-	}
-	m.replace(0, dirBlocks+nodeBlocks, dataPlace(8), dataPlace(7))
-	if m.at(leafBlocks+5) != dataPlace(7) || c.at(leafBlocks+5) != dataPlace(8) || len(m.root[0].spans) != 1 {
-		t.Error("one place takes more than one span, or its clone changed")
-	}
-	m.replace(0, 3*leafBlocks, dataPlace(7), zeroPlace(6))
-	if m.dataBlocks() != 0 || len(m.root[0].spans) != 1 || c.dataBlocks() != 3*leafBlocks {
-		t.Error("what has one place is not replaced as a whole")
-	}
-}
-
 func TestHugeMapIsCheapToScan(t *testing.T) {
 	m := newExtentMap()
 	last := uint64(MaxLUNBytes/BlockSize - 1)
 	m.set(last, 1, dataPlace(1))
-	got := m.runs(nil, 0, last+1)
+	got, err := m.runs(nil, 0, last+1)
+	must(t, err)
 	want := []mapRun{{0, last, nowhere}, {last, 1, dataPlace(1)}}
 	if !slices.Equal(got, want) {
 		t.Errorf("runs %v, want %v", got, want)
@@ -218,18 +131,18 @@ func TestDifferencesOfMapsThatShare(t *testing.T) {
 			change(b, 3)
 		}
 		got := make(map[uint64][2]place)
-		eachDifference(a, b, func(block, count uint64, pa, pb place) bool {
+		must(t, eachDifference(a, b, func(block, count uint64, pa, pb place) error {
 			for i := range count {
 				got[block+i] = [2]place{pa, pb}
 			}
-			return true
-		}, 0, blocks)
+			return nil
+		}, 0, blocks))
 		shared := make(map[uint64]bool)
-		b.leavesBeside(a, func(index uint64, _ *[leafBlocks]place) error { shared[index] = true; return nil })
+		must(t, b.leavesBeside(a, func(index uint64, _ *[leafBlocks]place) error { shared[index] = true; return nil }))
 		want := 0
 		for _, first := range []uint64{0, dirBlocks / 2, dirBlocks, 3 * dirBlocks / 2} {
 			for block := first; block < first+8*leafBlocks; block++ {
-				pa, pb := a.at(block), b.at(block)
+				pa, pb := placeAt(t, a, block), placeAt(t, b, block)
 				if pa == pb {
 					continue
 				}
@@ -245,5 +158,26 @@ func TestDifferencesOfMapsThatShare(t *testing.T) {
 		if len(got) != want {
 			t.Fatalf("seed %d: %d differences are told, want %d", seed, len(got), want)
 		}
+	}
+}
+
+// TestReplaceKeepsWhatIsShared: replacing what is not there leaves the parts that
+// maps share, and what has one place again takes no memory per block.
+func TestReplaceKeepsWhatIsShared(t *testing.T) {
+	m := newExtentMap()
+	must(t, m.set(0, 3*leafBlocks, dataPlace(7)))
+	must(t, m.set(leafBlocks+5, 1, dataPlace(8)))
+	c := m.clone()
+	must(t, m.replace(0, dirBlocks+nodeBlocks, dataPlace(9), dataPlace(1)))
+	if m.root[0] != c.root[0] {
+		t.Error("a map was taken apart for nothing")
+	}
+	must(t, m.replace(0, dirBlocks+nodeBlocks, dataPlace(8), dataPlace(7)))
+	if placeAt(t, m, leafBlocks+5) != dataPlace(7) || placeAt(t, c, leafBlocks+5) != dataPlace(8) || len(m.root[0].body().spans) != 1 {
+		t.Error("one place takes more than one span, or its clone changed")
+	}
+	must(t, m.replace(0, 3*leafBlocks, dataPlace(7), zeroPlace(6)))
+	if m.dataBlocks() != 0 || len(m.root[0].body().spans) != 1 || c.dataBlocks() != 3*leafBlocks {
+		t.Error("what has one place is not replaced as a whole")
 	}
 }

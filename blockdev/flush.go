@@ -220,6 +220,9 @@ func (l *lun) metadataError(err error) error {
 	if isNoSpace(err) {
 		return &Error{Object: lunObject(l.name()), Class: ErrNoSpace, Cause: err}
 	}
+	if errors.Is(err, errMapLost) {
+		return err
+	}
 	return l.fail(err)
 }
 
@@ -335,7 +338,11 @@ func punchStep(count uint64) uint64 { return min(count, 16*stripeBlocks) }
 // if h is not the head any more: what it wrote since the durable map was made
 // then belongs to a snapshot, and the present map does not tell.
 func (l *lun) punchRange(h *head, frozen *extentMap, origin uint32, block, count uint64, rest breather) (bool, error) {
-	for _, r := range frozen.runs(nil, block, count) {
+	durable, err := frozen.runs(nil, block, count)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range durable {
 		if r.place == dataPlace(origin) {
 			continue
 		}
@@ -361,7 +368,11 @@ func (l *lun) punchRun(h *head, origin uint32, run mapRun) (bool, error) {
 	unlock := l.lockStripes(run.block, run.count)
 	defer unlock()
 	var errs []error
-	for _, r := range l.m.Load().runs(nil, run.block, run.count) {
+	runs, err := l.m.Load().runs(nil, run.block, run.count)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range runs {
 		if r.place != dataPlace(origin) {
 			errs = append(errs, l.pool.punchBlocks(origin, r.block, r.count, h.markDirty))
 		}

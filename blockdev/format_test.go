@@ -44,15 +44,18 @@ func TestPresenceRoundTrip(t *testing.T) {
 	if err := p.overlayPresence(got, 1); err != nil {
 		t.Fatal(err)
 	}
-	if a, b := m.runs(nil, 0, blocks), got.runs(nil, 0, blocks); !slices.Equal(a, b) {
-		t.Errorf("read %v, want %v", b, a)
+	wantRuns, err := m.runs(nil, 0, blocks)
+	must(t, err)
+	gotRuns, err := got.runs(nil, 0, blocks)
+	if must(t, err); !slices.Equal(gotRuns, wantRuns) {
+		t.Errorf("read %v, want %v", gotRuns, wantRuns)
 	}
 	r, err := openPresence(fsys, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.close()
-	if r.header.journalFrom != 9 || r.header.nextSeq != 77 || r.header.sealed || r.header.dataBlocks != m.countBlocks(place.isData) {
+	if r.header.journalFrom != 9 || r.header.nextSeq != 77 || r.header.sealed || r.header.dataBlocks != m.dataBlocks() {
 		t.Errorf("header %+v", r.header)
 	}
 }
@@ -132,7 +135,7 @@ func scanned(t *testing.T, fsys blockfile.FS, boot string, onlyCommitted bool) (
 	if err := s.apply(m, 1<<20); err != nil {
 		return 0, err
 	}
-	return m.countBlocks(place.isData), nil
+	return m.dataBlocks(), nil
 }
 
 func TestJournalBelief(t *testing.T) {

@@ -101,7 +101,7 @@ func hookedPool(t *testing.T) (*blockdevtest.Disk, *hooks, *Pool) {
 	return d, h, p
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -87,6 +87,16 @@ func (l *lun) fail(cause error) error {
 	return e
 }
 
+// stray stops the LUN from taking writes because its map is not what its
+// journal says. Nothing is lost: it is put right when the pool is opened.
+func (l *lun) stray(cause error) error {
+	e := &Error{Object: lunObject(l.name()), Class: ErrFailed, Detail: "takes no more writes until the daemon is restarted", Cause: cause}
+	if l.failed.CompareAndSwap(nil, e) {
+		l.pool.log.Error("LUN stopped", "lun", l.name(), "error", cause)
+	}
+	return e
+}
+
 // usable returns why the LUN cannot be written, nil if it can.
 func (l *lun) usable() error {
 	if l.gone.Load() {
@@ -105,32 +115,25 @@ func rangeError(off, n, size int64) error {
 	return errorf(ErrInvalid, "request", "%d bytes at %d are not within %d", n, off, size)
 }
 
-// readMap reads from the segments that a map names. The caller has entered the
+// readMap reads from the segments that a map names. With try it does not wait
+// for a disk: what is not in memory is an error. The caller has entered the
 // grace.
-func (p *Pool) readMap(m *extentMap, b []byte, off int64) error {
+func (p *Pool) readMap(m *extentMap, b []byte, off int64, try bool) error {
 	first := uint64(off / BlockSize)
 	last := uint64((off + int64(len(b)) + BlockSize - 1) / BlockSize)
 	var buf [16]mapRun
-	for _, r := range m.runs(buf[:0], first, last-first) {
-		start := max(off, int64(r.block)*BlockSize)
-		n := min(int64(len(b)), int64(r.block+r.count)*BlockSize-start)
-		if err := p.readPlace(r.place, b[:n], start); err != nil {
-			return err
-		}
-		b, off = b[n:], start+n
+	runs, err := m.lookUp(buf[:0], first, last-first, try)
+	if err != nil {
+		return err
 	}
-	return nil
-}
-
-// tryReadMap is readMap for what is in the page cache, else an error.
-func (p *Pool) tryReadMap(m *extentMap, b []byte, off int64) error {
-	first := uint64(off / BlockSize)
-	last := uint64((off + int64(len(b)) + BlockSize - 1) / BlockSize)
-	var buf [4]mapRun
-	for _, r := range m.runs(buf[:0], first, last-first) {
+	read := p.readPlace
+	if try {
+		read = p.tryReadPlace
+	}
+	for _, r := range runs {
 		start := max(off, int64(r.block)*BlockSize)
 		n := min(int64(len(b)), int64(r.block+r.count)*BlockSize-start)
-		if err := p.tryReadPlace(r.place, b[:n], start); err != nil {
+		if err := read(r.place, b[:n], start); err != nil {
 			return err
 		}
 		b, off = b[n:], start+n
@@ -250,7 +253,10 @@ func (l *lun) write(p []byte, off int64) error {
 	first := uint64(off / BlockSize)
 	count := uint64((off+int64(len(p))+BlockSize-1)/BlockSize) - first
 	var buf [16]mapRun
-	runs := m.runs(buf[:0], first, count)
+	runs, err := m.runs(buf[:0], first, count)
+	if err != nil {
+		return err
+	}
 	if redirected(h, runs) == 0 {
 		for _, r := range runs {
 			if err := l.writePart(h, r, r.place.origin(), p, off); err != nil {
@@ -261,7 +267,16 @@ func (l *lun) write(p []byte, off int64) error {
 	}
 	unlock := l.lockStripes(first, count)
 	defer unlock()
-	return l.writeRedirected(h, m, m.runs(runs[:0], first, count), p, off)
+	var nodes [2]*mapNode
+	held, err := m.hold(nodes[:0], first, count)
+	if err != nil {
+		return err
+	}
+	defer unpin(held)
+	if runs, err = m.runs(runs[:0], first, count); err != nil {
+		return err
+	}
+	return l.writeRedirected(h, m, runs, p, off)
 }
 
 // redirected returns how many records it takes to map to the head what it does
@@ -313,7 +328,9 @@ func (l *lun) writeRedirected(h *head, m *extentMap, runs []mapRun, p []byte, of
 		return l.fail(err)
 	}
 	for _, r := range recs {
-		m.set(r.block, uint64(r.count), r.place())
+		if err := m.set(r.block, uint64(r.count), r.place()); err != nil {
+			return l.stray(err)
+		}
 	}
 	l.pool.wantRoom(l, h)
 	return nil
@@ -459,8 +476,9 @@ func (l *lun) zeroStep(off, n int64) error {
 // zeroPart writes zeros to part of one block, unless it is zero already. The
 // gate is held.
 func (l *lun) zeroPart(off, n int64) error {
-	if !l.m.Load().at(uint64(off / BlockSize)).isData() {
-		return nil
+	at, err := l.m.Load().at(uint64(off / BlockSize))
+	if err != nil || !at.isData() {
+		return err
 	}
 	var zeros [BlockSize]byte
 	return l.write(zeros[:n], off)
@@ -475,7 +493,15 @@ func (l *lun) unmap(block, count uint64) error {
 	h, m := l.head, l.m.Load()
 	unlock := l.lockStripes(block, count)
 	defer unlock()
-	runs := m.runs(nil, block, count)
+	held, err := m.hold(nil, block, count)
+	if err != nil {
+		return err
+	}
+	defer unpin(held)
+	runs, err := m.runs(nil, block, count)
+	if err != nil {
+		return err
+	}
 	runs = slices.DeleteFunc(runs, func(r mapRun) bool { return !r.place.isData() })
 	if len(runs) == 0 {
 		return nil
@@ -488,7 +514,9 @@ func (l *lun) unmap(block, count uint64) error {
 	if err := h.journal.append(record{kind: recordZero, block: first, count: uint32(n), origin: h.layer}); err != nil {
 		return l.fail(err)
 	}
-	m.set(first, n, zeroPlace(h.layer))
+	if err := m.set(first, n, zeroPlace(h.layer)); err != nil {
+		return l.stray(err)
+	}
 	trimmed := false
 	for _, r := range runs {
 		if h.owns(r.place) {

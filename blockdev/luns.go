@@ -87,11 +87,15 @@ func (l *lun) info(r *lunRecord) LUNInfo {
 	}
 	l.pool.cat.mu.RUnlock()
 	h, m := l.currentHead(), l.m.Load()
+	unique, err := m.countBlocks(h.inPlace)
+	if err != nil {
+		l.pool.log.Warn("blocks of a LUN not counted", "lun", r.Name, "error", err)
+	}
 	info := LUNInfo{
 		ID: r.ID, UUID: r.UUID, Name: r.Name, SizeBytes: r.SizeBytes, Created: r.Created, Failed: l.pool.cat.failure(r.ID),
 		Origin: r.Origin, Clients: l.handles.count(), Snapshots: snapshots,
 		MappedBytes: int64(m.dataBlocks()) * BlockSize,
-		UniqueBytes: int64(m.countBlocks(h.inPlace)) * BlockSize,
+		UniqueBytes: int64(unique) * BlockSize,
 	}
 	if e := l.failed.Load(); e != nil && info.Failed == "" {
 		info.Failed = e.Error()
@@ -108,7 +112,7 @@ func (p *Pool) CreateLUN(ctx context.Context, name string, sizeBytes int64) (LUN
 		return LUNInfo{}, err
 	}
 	defer p.opMu.Unlock()
-	return p.createLUN(lunRecord{Name: name, SizeBytes: sizeBytes}, 0, newExtentMap())
+	return p.createLUN(lunRecord{Name: name, SizeBytes: sizeBytes}, 0, p.maps.newMap())
 }
 
 // createLUN makes a LUN whose head stands on a layer, 0 for none, with the map

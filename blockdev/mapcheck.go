@@ -74,11 +74,9 @@ func (p *Pool) compareMap(ctx context.Context, layer uint32, m *extentMap) error
 	if err != nil {
 		return err
 	}
-	eachDifference(m, rebuilt, func(block, count uint64, in, other place) bool {
-		err = errorf(ErrCorrupt, presenceName(layer), "%d blocks from %d are at %#x in memory, at %#x on disk", count, block, uint32(in), uint32(other))
-		return false
+	return eachDifference(m, rebuilt, func(block, count uint64, in, other place) error {
+		return errorf(ErrCorrupt, presenceName(layer), "%d blocks from %d are at %#x in memory, at %#x on disk", count, block, uint32(in), uint32(other))
 	}, 0, max(m.end(), rebuilt.end()))
-	return err
 }
 
 // rebuildMap lays what the layers from the bottom up to a layer have on disk
@@ -93,7 +91,7 @@ func (p *Pool) rebuildMap(ctx context.Context, layer uint32) (*extentMap, error)
 		chain = append(chain, r)
 		id = r.Parent
 	}
-	m := newExtentMap()
+	m := p.maps.newMap()
 	for _, r := range slices.Backward(chain) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -108,7 +106,9 @@ func (p *Pool) rebuildMap(ctx context.Context, layer uint32) (*extentMap, error)
 		if err != nil {
 			return nil, err
 		}
-		m.overlay(own.m)
+		if err := m.overlay(own.m); err != nil {
+			return nil, err
+		}
 	}
 	return m, nil
 }

@@ -80,6 +80,14 @@ func findPlace(palette []place, p place) int {
 
 func (l *leaf) paletteLen() int { return 1 << l.width }
 
+// bytes returns the memory that the leaf takes; uniform ones are shared.
+func (l *leaf) bytes() int {
+	if l.isUniform() {
+		return 0
+	}
+	return 48 + 4*len(l.vals)
+}
+
 // isUniform tells whether all blocks have one place.
 func (l *leaf) isUniform() bool { return l == nil || l.width == 0 }
 

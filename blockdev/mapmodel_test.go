@@ -2,10 +2,13 @@ package blockdev
 
 import (
 	"encoding/binary"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sort"
 	"testing"
+
+	"github.com/rowan-storage/rowan/blockdev/blockdevtest"
 )
 
 // plainMap is an extent map as plain as can be: runs in order that cover
@@ -63,7 +66,7 @@ type mapPair struct {
 // mapTest does to maps what numbers say: next(n) is one below n, false at the
 // end.
 type mapTest struct {
-	t     *testing.T
+	t     testing.TB
 	next  func(n uint64) uint64
 	pairs []mapPair
 }
@@ -86,7 +89,7 @@ func (x *mapTest) place() place {
 // set changes a pair.
 func (x *mapTest) set(p *mapPair, block, count uint64, at place) {
 	count = min(count, mapSpace-block)
-	p.m.set(block, count, at)
+	must(x.t, p.m.set(block, count, at))
 	p.plain = p.plain.set(block, count, at)
 }
 
@@ -112,12 +115,24 @@ func (x *mapTest) step() {
 		x.set(p, block/nodeBlocks*nodeBlocks, nodeBlocks*(1+x.next(3)), at)
 	case op < 24:
 		x.set(p, block/dirBlocks*dirBlocks, dirBlocks, at)
-	case op < 27:
+	case op < 25:
 		x.leaf(p, block/leafBlocks, x.next(2) == 0)
+	case op < 27:
+		count, from := min(1+x.next(1<<x.next(14)), mapSpace-block), x.place()
+		if from == nowhere {
+			return
+		}
+		must(x.t, p.m.replace(block, count, from, at))
+		for _, r := range slices.Clone(p.plain) {
+			first, end := max(r.block, block), min(r.block+r.count, block+count)
+			if r.place == from && first < end {
+				p.plain = p.plain.set(first, end-first, at)
+			}
+		}
 	case op < 28:
 		q := x.pairs[x.next(uint64(len(x.pairs)))]
-		p.m.overlay(q.m.clone())
-		for _, r := range q.plain {
+		must(x.t, p.m.overlay(q.m.clone()))
+		for _, r := range slices.Clone(q.plain) {
 			if r.place != nowhere {
 				p.plain = p.plain.set(r.block, r.count, r.place)
 			}
@@ -147,26 +162,28 @@ func (x *mapTest) leaf(p *mapPair, index uint64, over bool) {
 		i += n
 	}
 	if over {
-		p.m.overlayLeaf(index, &vals)
+		must(x.t, p.m.overlayLeaf(index, &vals))
 	} else {
-		p.m.setLeaf(index, &vals)
+		must(x.t, p.m.setLeaf(index, &vals))
 	}
-	eachRun(&vals, func(i, n uint64, at place) {
+	must(x.t, eachRun(&vals, func(i, n uint64, at place) error {
 		if at != nowhere || !over {
 			p.plain = p.plain.set(index*leafBlocks+i, n, at)
 		}
-	})
+		return nil
+	}))
 }
 
 // check compares a map with what it should be.
 func (x *mapTest) check(p *mapPair) {
 	x.t.Helper()
 	p.plain = p.plain.joined()
-	if got := p.m.runs(nil, 0, mapSpace); !slices.Equal(got, p.plain) {
+	got, err := p.m.runs(nil, 0, mapSpace)
+	if must(x.t, err); !slices.Equal(got, p.plain) {
 		x.t.Fatalf("runs are\n%v, want\n%v", got, p.plain)
 	}
 	block := x.block()
-	if got, want := p.m.at(block), p.plain.at(block); got != want {
+	if got, want := placeAt(x.t, p.m, block), p.plain.at(block); got != want {
 		x.t.Fatalf("block %d is at %d, want %d", block, got, want)
 	}
 	var data, odd uint64
@@ -182,8 +199,9 @@ func (x *mapTest) check(p *mapPair) {
 	if got := p.m.dataBlocks(); got != data {
 		x.t.Fatalf("%d blocks have data, want %d", got, data)
 	}
-	if got := p.m.countBlocks(want); got != odd {
-		x.t.Fatalf("%d blocks are counted, want %d", got, odd)
+	counted, err := p.m.countBlocks(want)
+	if must(x.t, err); counted != odd {
+		x.t.Fatalf("%d blocks are counted, want %d", counted, odd)
 	}
 	x.shape(p.m)
 }
@@ -196,20 +214,34 @@ func (x *mapTest) shape(m *extentMap) {
 		if n == nil {
 			return
 		}
-		if len(n.spans) > maxSpans || len(n.spans) > 0 && (n.kids != nil || n.leaves != nil) {
-			x.t.Fatalf("a node has %d spans, kids: %v, leaves: %v", len(n.spans), n.kids != nil, n.leaves != nil)
+		b := n.body()
+		if b == nil {
+			must(x.t, m.cache.load(n, false))
+			defer n.unpin()
+			b = n.body()
 		}
-		for i, s := range n.spans {
+		if len(b.spans) > maxSpans || len(b.spans) > 0 && (b.kids != nil || b.leaves != nil) {
+			x.t.Fatalf("a node has %d spans, kids: %v, leaves: %v", len(b.spans), b.kids != nil, b.leaves != nil)
+		}
+		for i, s := range b.spans {
 			if s.count == 0 || s.place == nowhere || uint64(s.end()) > blocks ||
-				i > 0 && (s.start < n.spans[i-1].end() || s.start == n.spans[i-1].end() && s.place == n.spans[i-1].place) {
-				x.t.Fatalf("span %d of %v is wrong", i, n.spans)
+				i > 0 && (s.start < b.spans[i-1].end() || s.start == b.spans[i-1].end() && s.place == b.spans[i-1].place) {
+				x.t.Fatalf("span %d of %v is wrong", i, b.spans)
 			}
 		}
-		if n.kids == nil {
-			return
+		leafBytes := 0
+		if b.leaves != nil {
+			for _, l := range b.leaves {
+				leafBytes += l.bytes()
+			}
 		}
-		for _, kid := range n.kids {
-			visit(kid, nodeBlocks)
+		if leafBytes != b.leafBytes {
+			x.t.Fatalf("leaves take %d bytes, counted are %d", leafBytes, b.leafBytes)
+		}
+		if b.kids != nil {
+			for _, kid := range b.kids {
+				visit(kid, nodeBlocks)
+			}
 		}
 	}
 	for _, n := range m.root {
@@ -221,25 +253,24 @@ func (x *mapTest) shape(m *extentMap) {
 func (x *mapTest) compare(a, b *mapPair) {
 	x.t.Helper()
 	told := newPlainMap() // the differences, as places of data
-	eachDifference(a.m, b.m, func(block, count uint64, pa, pb place) bool {
+	must(x.t, eachDifference(a.m, b.m, func(block, count uint64, pa, pb place) error {
 		if pa == pb || a.plain.at(block) != pa || b.plain.at(block) != pb {
 			x.t.Fatalf("%d blocks from %d are told to differ, %d and %d", count, block, pa, pb)
 		}
 		told = told.set(block, count, 2)
-		return true
-	}, 0, mapSpace)
+		return nil
+	}, 0, mapSpace))
 	leaves := newPlainMap()
-	if err := a.m.leavesBeside(b.m, func(index uint64, vals *[leafBlocks]place) error {
-		if got := a.m.runs(nil, index*leafBlocks, leafBlocks); got[0].place != vals[0] || got[len(got)-1].place != vals[leafBlocks-1] {
+	must(x.t, a.m.leavesBeside(b.m, func(index uint64, vals *[leafBlocks]place) error {
+		got, err := a.m.runs(nil, index*leafBlocks, leafBlocks)
+		if must(x.t, err); got[0].place != vals[0] || got[len(got)-1].place != vals[leafBlocks-1] {
 			x.t.Fatalf("leaf %d is told as %v, is %v", index, vals, got)
 		}
 		if first := index * leafBlocks; first < mapSpace {
 			leaves = leaves.set(first, min(leafBlocks, mapSpace-first), 2)
 		}
 		return nil
-	}); err != nil {
-		x.t.Fatal(err)
-	}
+	}))
 	for i, j, block := 0, 0, uint64(0); block < mapSpace; {
 		ra, rb := a.plain[i], b.plain[j]
 		endA, endB := ra.block+ra.count, rb.block+rb.count
@@ -258,13 +289,25 @@ func (x *mapTest) compare(a, b *mapPair) {
 	}
 }
 
+// testCache returns a cache on a disk in memory.
+func testCache(t testing.TB, budget int64) (*mapCache, *blockdevtest.Disk) {
+	d := blockdevtest.NewDisk(blockdevtest.DiskOptions{})
+	c := newMapCache(d, budget, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { must(t, c.close()) })
+	return c, d
+}
+
 // TestExtentMapsAgainstPlainOnes does long random sequences of everything that
-// can be done to maps and their clones.
+// can be done to maps and their clones, in memory and with next to none of it.
 func TestExtentMapsAgainstPlainOnes(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(3) {
+		var c *mapCache
+		if seed%3 > 0 {
+			c, _ = testCache(t, []int64{0, 0, 40 << 10}[seed%3])
+		}
 		rng := rand.New(rand.NewPCG(seed, 7))
-		x := &mapTest{t: t, next: rng.Uint64N, pairs: []mapPair{{newExtentMap(), newPlainMap()}}}
-		for range 250 {
+		x := &mapTest{t: t, next: rng.Uint64N, pairs: []mapPair{{c.newMap(), newPlainMap()}}}
+		for range 200 {
 			x.step()
 		}
 		for i := range x.pairs {
@@ -289,7 +332,8 @@ func FuzzExtentMap(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		in = in[:min(len(in), 2000)]
-		x := &mapTest{t: t, pairs: []mapPair{{newExtentMap(), newPlainMap()}}}
+		c, _ := testCache(t, 1<<10)
+		x := &mapTest{t: t, pairs: []mapPair{{c.newMap(), newPlainMap()}}}
 		x.next = func(n uint64) uint64 {
 			var b [2]byte
 			in = in[copy(b[:], in):]

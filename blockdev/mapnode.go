@@ -1,6 +1,10 @@
 package blockdev
 
-import "slices"
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+)
 
 // Geometry of an extent map: a leaf maps 2 MiB, a node 1 GiB, an entry of the
 // root 512 GiB, so that the root of the largest LUN has 200 entries.
@@ -29,59 +33,100 @@ type span struct {
 
 func (s span) end() uint32 { return s.start + s.count }
 
-// mapNode maps the dirBlocks of an entry of the root, or nodeBlocks of such. One
-// that holds little has a list of spans: ascending, none adjoining another of
-// the same place. Else it is divided, into nodes (kids) or leaves.
+// mapNode maps the dirBlocks of an entry of the root, or nodeBlocks of such.
+// Maps share nodes; what a node holds may be spilled meanwhile.
 type mapNode struct {
-	edit   *editToken
-	spans  []span
-	kids   *[rootNodes]*mapNode
-	leaves *[nodeLeaves]*leaf
+	edit *editToken
+	cell *mapCell
+}
+
+// mapBody is what a node holds. If it is little that is a list of spans:
+// ascending, none adjoining another of the same place. Else it is divided, into
+// nodes (kids) or leaves. A body with kids is not spilled, so that one that is
+// missing is a list of spans, or leaves.
+type mapBody struct {
+	spans     []span
+	kids      *[rootNodes]*mapNode
+	leaves    *[nodeLeaves]*leaf
+	leafBytes int // memory of the leaves
+}
+
+// newNode makes a node that a map may change.
+func (m *extentMap) newNode(b *mapBody) *mapNode {
+	n := &mapNode{edit: m.edit, cell: &mapCell{at: notInRing}}
+	n.cell.body.Store(b)
+	m.cache.add(n)
+	return n
+}
+
+// body returns what the node holds, nil if it is spilled.
+func (n *mapNode) body() *mapBody {
+	if !n.cell.used.Load() {
+		n.cell.used.Store(true)
+	}
+	return n.cell.body.Load()
+}
+
+// bytes returns the memory that a body takes.
+func (b *mapBody) bytes() int {
+	n := 48 + 12*cap(b.spans) + b.leafBytes
+	if b.kids != nil || b.leaves != nil {
+		n += 8 * nodeLeaves
+	}
+	return n
 }
 
 // mapPart is a part of a map that is one list of spans or one leaf; with neither
-// it is nowhere throughout.
+// it is nowhere throughout. If missing is set it is not known: what that node
+// holds is spilled.
 type mapPart struct {
 	base, blocks uint64
 	spans        []span
 	leaf         *leaf
+	missing      *mapNode
 }
 
 func (pt *mapPart) end() uint64 { return pt.base + pt.blocks }
 
-// partOf returns the part of a node of blocks blocks from base on that a block
+// find makes pt the part of a node of blocks blocks from base on that a block
 // lies in.
-func partOf(n *mapNode, base, blocks, block uint64) mapPart {
-	for n != nil && n.kids != nil {
+func (pt *mapPart) find(n *mapNode, base, blocks, block uint64) {
+	for n != nil {
+		b := n.body()
+		switch {
+		case b == nil:
+			*pt = mapPart{missing: n}
+			return
+		case b.leaves != nil:
+			i := (block - base) / leafBlocks
+			*pt = mapPart{base: base + i*leafBlocks, blocks: leafBlocks, leaf: b.leaves[i]}
+			return
+		case b.kids == nil:
+			*pt = mapPart{base: base, blocks: blocks, spans: b.spans}
+			return
+		}
 		i := (block - base) / nodeBlocks
-		n, base, blocks = n.kids[i], base+i*nodeBlocks, nodeBlocks
+		n, base, blocks = b.kids[i], base+i*nodeBlocks, nodeBlocks
 	}
-	switch {
-	case n == nil:
-		return mapPart{base: base, blocks: blocks}
-	case n.leaves != nil:
-		i := (block - base) / leafBlocks
-		return mapPart{base: base + i*leafBlocks, blocks: leafBlocks, leaf: n.leaves[i]}
-	}
-	return mapPart{base: base, blocks: blocks, spans: n.spans}
+	*pt = mapPart{base: base, blocks: blocks}
 }
 
 // run returns the place of a block of the part and the end of the blocks from
-// it on, within the part, that surely share it.
-func (pt *mapPart) run(block uint64) (p place, end uint64) {
+// it on, at most limit, that surely share it.
+func (pt *mapPart) run(block, limit uint64) (p place, end uint64) {
 	at := block - pt.base
 	if pt.leaf != nil {
-		p, j := pt.leaf.run(int(at), leafBlocks)
+		p, j := pt.leaf.run(int(at), int(limit-pt.base))
 		return p, pt.base + uint64(j)
 	}
 	i := spanAfter(pt.spans, uint32(at))
 	switch {
 	case i == len(pt.spans):
-		return nowhere, pt.end()
+		return nowhere, limit
 	case uint64(pt.spans[i].start) > at:
-		return nowhere, pt.base + uint64(pt.spans[i].start)
+		return nowhere, min(pt.base+uint64(pt.spans[i].start), limit)
 	}
-	return pt.spans[i].place, pt.base + uint64(pt.spans[i].end())
+	return pt.spans[i].place, min(pt.base+uint64(pt.spans[i].end()), limit)
 }
 
 // spanAfter returns the first span that ends after a block.
@@ -145,64 +190,65 @@ func replaceSpans(spans []span, from, end uint32, p place) (_ []span, data int64
 	return slices.Replace(spans, i, j, fresh...), data
 }
 
-// own returns the node in slot as one that a map may change.
-func own(slot **mapNode, edit *editToken) *mapNode {
-	n := *slot
-	if n != nil && n.edit == edit {
-		return n
+// own makes the node in slot, which holds b, nil for nothing, one that the map
+// may change, and returns it.
+func (m *extentMap) own(slot **mapNode, b *mapBody) *mapNode {
+	mine := new(mapBody)
+	if b != nil {
+		mine.leafBytes = b.leafBytes
+		switch {
+		case b.kids != nil:
+			mine.kids = new(*b.kids)
+		case b.leaves != nil:
+			mine.leaves = new(*b.leaves)
+		default:
+			mine.spans = append(make([]span, 0, len(b.spans)+4), b.spans...)
+		}
 	}
-	mine := &mapNode{edit: edit}
-	switch {
-	case n == nil:
-	case n.kids != nil:
-		mine.kids = new(*n.kids)
-	case n.leaves != nil:
-		mine.leaves = new(*n.leaves)
-	default:
-		mine.spans = append(make([]span, 0, len(n.spans)+4), n.spans...)
-	}
-	*slot = mine
-	return mine
+	*slot = m.newNode(mine)
+	return *slot
 }
 
-// set gives the blocks from to before end, counted from the first of a node of
-// blocks blocks, a place. It returns by how many blocks with data the node has
-// become more.
-func (m *extentMap) setNode(slot **mapNode, blocks, from, end uint64, p place) (data int64) {
+// setNode gives the blocks from to before end, counted from the first of a node
+// of blocks blocks, a place. The node is the map's own and has no kids. It
+// returns by how many blocks with data the node has become more; it does nothing
+// and returns false if what the node holds is missing.
+func (m *extentMap) setNode(slot **mapNode, blocks, from, end uint64, p place) (data int64, ok bool) {
+	n := *slot
+	n.cell.mu.Lock()
+	defer n.cell.mu.Unlock()
+	b := n.body()
+	if b == nil {
+		return 0, false
+	}
 	if from == 0 && end == blocks {
-		data -= int64(dataOf(*slot, blocks))
+		data = -int64(b.dataBlocks())
 		*slot = nil
-		if p == nowhere {
-			return data
+		if p != nowhere {
+			*slot = m.newNode(&mapBody{spans: []span{{0, uint32(blocks), p}}})
+		}
+		if p.isData() {
+			data += int64(blocks)
+		}
+		return data, true
+	}
+	if b.leaves != nil {
+		data = m.setLeaves(b, from, end, p)
+	} else {
+		b.spans, data = replaceSpans(b.spans, uint32(from), uint32(end), p)
+		if len(b.spans) > maxSpans {
+			m.divide(b, blocks)
 		}
 	}
-	n := own(slot, m.edit)
-	switch {
-	case n.kids != nil:
-		for from < end {
-			i := from / nodeBlocks
-			to := min(end, (i+1)*nodeBlocks)
-			data += m.setNode(&n.kids[i], nodeBlocks, from-i*nodeBlocks, to-i*nodeBlocks, p)
-			from = to
-		}
-	case n.leaves != nil:
-		data += m.setLeaves(n, from, end, p)
-	default:
-		spans, more := replaceSpans(n.spans, uint32(from), uint32(end), p)
-		n.spans = spans
-		data += more
-		if len(spans) > maxSpans {
-			m.divide(n, blocks)
-		}
-	}
-	return data
+	m.cache.changed(n.cell)
+	return data, true
 }
 
 // setLeaves is setNode for a node that has leaves.
-func (m *extentMap) setLeaves(n *mapNode, from, end uint64, p place) (data int64) {
+func (m *extentMap) setLeaves(b *mapBody, from, end uint64, p place) (data int64) {
 	settled := false
 	for from < end {
-		slot := &n.leaves[from/leafBlocks]
+		slot := &b.leaves[from/leafBlocks]
 		i := from % leafBlocks
 		count := min(leafBlocks-i, end-from)
 		data -= int64((*slot).dataBlocks(int(i), int(i+count)))
@@ -210,29 +256,31 @@ func (m *extentMap) setLeaves(n *mapNode, from, end uint64, p place) (data int64
 			data += int64(count)
 		}
 		before := *slot
+		wasUniform, bytes := before.isUniform(), before.bytes()
 		if count == leafBlocks {
 			*slot = m.uniformLeaf(p)
 		} else if *slot = before.with(m.edit, int(i), int(i+count), p); (*slot).isUniform() {
 			*slot = m.uniformLeaf(p)
 		}
-		settled = settled || !before.isUniform() && (*slot).isUniform()
+		b.leafBytes += (*slot).bytes() - bytes
+		settled = settled || !wasUniform && (*slot).isUniform()
 		from += count
 	}
 	if settled {
-		n.gather()
+		b.gather()
 	}
 	return data
 }
 
-// gather makes a list of spans of a node whose leaves are all uniform.
-func (n *mapNode) gather() {
-	for _, l := range n.leaves {
+// gather makes a list of spans of leaves that all are uniform.
+func (b *mapBody) gather() {
+	for _, l := range b.leaves {
 		if !l.isUniform() {
 			return
 		}
 	}
 	var spans []span
-	for i, l := range n.leaves {
+	for i, l := range b.leaves {
 		p := l.at(0)
 		if p == nowhere {
 			continue
@@ -244,32 +292,33 @@ func (n *mapNode) gather() {
 			spans = append(spans, span{start, leafBlocks, p})
 		}
 	}
-	n.spans, n.leaves = slices.Clip(spans), nil
+	b.spans, b.leaves = slices.Clip(spans), nil
 }
 
-// divide makes kids or leaves of the spans of a node.
-func (m *extentMap) divide(n *mapNode, blocks uint64) {
-	spans := n.spans
-	n.spans = nil
+// divide makes kids or leaves of the spans of a node of blocks blocks.
+func (m *extentMap) divide(b *mapBody, blocks uint64) {
+	spans := b.spans
+	b.spans = nil
 	if blocks == dirBlocks {
-		n.kids = new([rootNodes]*mapNode)
+		b.kids = new([rootNodes]*mapNode)
 		eachCut(spans, nodeBlocks, func(i uint32, cut []span) {
-			n.kids[i] = &mapNode{edit: m.edit, spans: slices.Clone(cut)}
+			b.kids[i] = m.newNode(&mapBody{spans: slices.Clone(cut)})
 		})
 		return
 	}
-	n.leaves = new([nodeLeaves]*leaf)
+	b.leaves = new([nodeLeaves]*leaf)
 	var vals [leafBlocks]place
 	eachCut(spans, leafBlocks, func(i uint32, cut []span) {
 		if len(cut) == 1 && cut[0].count == leafBlocks {
-			n.leaves[i] = m.uniformLeaf(cut[0].place)
+			b.leaves[i] = m.uniformLeaf(cut[0].place)
 			return
 		}
 		clear(vals[:])
 		for _, s := range cut {
 			fill(vals[s.start:s.end()], s.place)
 		}
-		n.leaves[i] = pack(m.edit, &vals)
+		b.leaves[i] = pack(m.edit, &vals)
+		b.leafBytes += b.leaves[i].bytes()
 	})
 }
 
@@ -297,17 +346,109 @@ func eachCut(spans []span, size uint32, fn func(i uint32, cut []span)) {
 	}
 }
 
-// dataOf counts the blocks with data of a node of blocks blocks.
-func dataOf(n *mapNode, blocks uint64) (data uint64) {
-	for at := uint64(0); n != nil && at < blocks; {
-		pt := partOf(n, 0, blocks, at)
-		for at < pt.end() {
-			p, end := pt.run(at)
-			if p.isData() {
-				data += end - at
-			}
-			at = end
+// dataBlocks counts the blocks with data of a body without kids.
+func (b *mapBody) dataBlocks() (data uint64) {
+	for _, s := range b.spans {
+		if s.place.isData() {
+			data += uint64(s.count)
+		}
+	}
+	if b.leaves != nil {
+		for _, l := range b.leaves {
+			data += l.dataBlocks(0, leafBlocks)
 		}
 	}
 	return data
+}
+
+// The encoding of a body without kids, little endian: a byte that is 0 before
+// spans, each of 4 bytes start, 4 count, 4 place; 1 before as many leaves as a
+// node has: a byte width, a byte with the number of places in the palette in
+// use, and vals, 4 bytes each; of a uniform leaf its place.
+
+// encode appends the encoding to out.
+func (b *mapBody) encode(out []byte) []byte {
+	le := binary.LittleEndian
+	if b.leaves == nil {
+		out = append(out, 0)
+		for _, s := range b.spans {
+			out = le.AppendUint32(out, s.start)
+			out = le.AppendUint32(out, s.count)
+			out = le.AppendUint32(out, uint32(s.place))
+		}
+		return out
+	}
+	out = append(out, 1)
+	for _, l := range b.leaves {
+		if l.isUniform() {
+			out = append(out, 0, 0)
+			out = le.AppendUint32(out, uint32(l.at(0)))
+			continue
+		}
+		out = append(out, l.width, l.used)
+		for _, v := range l.vals {
+			out = le.AppendUint32(out, uint32(v))
+		}
+	}
+	return out
+}
+
+var errBody = errors.New("the record is none of a node")
+
+// decodeBody is the opposite of encode. No map may change the leaves in place.
+func decodeBody(in []byte) (*mapBody, error) {
+	if len(in) == 0 || in[0] > 1 || in[0] == 0 && (len(in)-1)%12 != 0 {
+		return nil, errBody
+	}
+	b, le := new(mapBody), binary.LittleEndian
+	leaves := in[0] == 1
+	in = in[1:]
+	if !leaves {
+		b.spans = make([]span, 0, len(in)/12)
+		for ; len(in) > 0; in = in[12:] {
+			b.spans = append(b.spans, span{le.Uint32(in), le.Uint32(in[4:]), place(le.Uint32(in[8:]))})
+		}
+		return b, nil
+	}
+	b.leaves = new([nodeLeaves]*leaf)
+	var uniform *leaf
+	for i := range b.leaves {
+		if len(in) < 6 {
+			return nil, errBody
+		}
+		l := &leaf{width: in[0], used: in[1]}
+		n := 1 // words
+		switch in = in[2:]; l.width {
+		case 0:
+			if p := place(le.Uint32(in)); p == nowhere {
+				l = nil
+			} else if uniform != nil && uniform.uniform == p {
+				l = uniform
+			} else {
+				l.uniform = p
+				uniform = l
+			}
+		case 1, 2, 4:
+			n = l.paletteLen() + leafBlocks*int(l.width)/32
+		case 32:
+			n = leafBlocks
+		default:
+			return nil, errBody
+		}
+		if len(in) < 4*n || l != nil && l.width < 32 && int(l.used) > l.paletteLen() {
+			return nil, errBody
+		}
+		if !l.isUniform() {
+			l.vals = make([]place, n)
+			for k := range l.vals {
+				l.vals[k] = place(le.Uint32(in[4*k:]))
+			}
+			b.leafBytes += l.bytes()
+		}
+		b.leaves[i], in = l, in[4*n:]
+	}
+	if len(in) > 0 {
+		return nil, errBody
+	}
+	return b, nil
 }

@@ -60,6 +60,10 @@ type Options struct {
 	// sealed layer may own, and a head beside its own, until they are merged; 0
 	// for 8, negative for any number.
 	MaxOrigins int
+	// MapMemoryBytes bounds the memory that the extent maps of all LUNs and
+	// snapshots take together; 0 for a sixteenth of the machine's memory,
+	// negative for no bound.
+	MapMemoryBytes int64
 	// Observer is told of stalls; nil for none.
 	Observer Observer
 	// Now is the clock; nil for time.Now.
@@ -121,6 +125,7 @@ type Pool struct {
 	summing     summing
 	scrubbing   scrubbing
 	sums        sumsCache
+	maps        *mapCache
 }
 
 // poolHeader is the content of the file pool, as JSON.
@@ -202,6 +207,7 @@ func Open(dir string, opts Options) (*Pool, error) {
 		observer: opts.Observer, now: opts.Now, manual: opts.ManualMaintenance, lock: lock,
 		backgroundRate: opts.BackgroundBytesPerSecond, sums: newSumsCache(),
 		segments: newSegmentCache(opts.FS, segmentLimit()),
+		maps:     newMapCache(opts.FS, mapMemory(opts.MapMemoryBytes), opts.Logger),
 		luns:     make(map[uint64]*lun), views: make(map[uint32]*view), snapHandles: make(map[uint64]*handles),
 	}
 	if err := p.open(opts.ShardBytes, opts.ReserveBytes); err != nil {
@@ -239,6 +245,24 @@ func segmentLimit() int {
 	return int(min(r.Cur/2, 1<<16))
 }
 
+// mapMemory is Options.MapMemoryBytes with its default: of a machine of 1 to
+// 128 GiB a sixteenth.
+func mapMemory(want int64) int64 {
+	if want != 0 {
+		return want
+	}
+	var s unix.Sysinfo_t
+	if err := unix.Sysinfo(&s); err != nil {
+		return minMapMemory
+	}
+	return min(max(int64(s.Totalram)*int64(s.Unit)/16, minMapMemory), maxMapMemory)
+}
+
+const (
+	minMapMemory = 64 << 20
+	maxMapMemory = 8 << 30
+)
+
 // lockPool takes the pool's lock, unless the directory is something else.
 func lockPool(fsys blockfile.FS, dir string) (io.Closer, error) {
 	names, err := fsys.ReadDir(".")
@@ -262,6 +286,9 @@ func lockPool(fsys blockfile.FS, dir string) (io.Closer, error) {
 // open reads or makes the pool's files.
 func (p *Pool) open(shardBytes, reserveBytes int64) error {
 	if err := p.openHeader(shardBytes); err != nil {
+		return err
+	}
+	if err := dropSpill(p.fs); err != nil {
 		return err
 	}
 	if err := p.reserve.open(p.fs, p.log, reserveBytes); err != nil {
@@ -436,7 +463,7 @@ func (l *lun) close() error {
 			if frozen != nil {
 				err = l.punchTrims(h, frozen, trims, func(time.Time) error { return nil })
 			}
-			if errors.Is(err, ErrNoSpace) {
+			if errors.Is(err, ErrNoSpace) || errors.Is(err, errMapLost) {
 				err = l.flushHead(h) // the next opening makes the checkpoint
 			}
 			errs = append(errs, err)
@@ -473,7 +500,7 @@ func (l *lun) stop() *head {
 
 func (p *Pool) closeFiles() error {
 	var errs []error
-	errs = append(errs, p.segments.close(), p.reserve.close())
+	errs = append(errs, p.segments.close(), p.reserve.close(), p.maps.close())
 	p.sums.close()
 	if p.cat != nil {
 		errs = append(errs, p.cat.table.Close())

@@ -95,7 +95,7 @@ func (p *Pool) removeLayer(r *layerRecord) (bool, error) {
 // parent maps and it does not. Until the catalogue drops the parent this
 // changes nothing: the places are those that were seen through the child.
 func (p *Pool) mergePresence(parent, child *layerRecord) error {
-	merged := newExtentMap()
+	merged := p.maps.newMap()
 	for _, id := range []uint32{parent.ID, child.ID} {
 		if err := p.overlayLayer(merged, id); err != nil {
 			return err

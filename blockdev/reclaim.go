@@ -136,7 +136,7 @@ func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) 
 	if err := p.fs.SyncDir(layerDir(r.Owner)); err != nil {
 		return false, err
 	}
-	own := newExtentMap()
+	own := p.maps.newMap()
 	if err := p.overlayLayer(own, r.Owner); err != nil {
 		return false, err
 	}
@@ -155,7 +155,11 @@ func (p *Pool) reclaimSpace(ctx context.Context, r reclaimRecord) (bool, error) 
 // punchSealed punches the blocks of an origin in a range that the map of the
 // sealed layer which owns it does not use.
 func (p *Pool) punchSealed(own *extentMap, origin uint32, block, count uint64, rest breather) error {
-	for _, r := range own.runs(nil, block, count) {
+	runs, err := own.runs(nil, block, count)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
 		if r.place == dataPlace(origin) {
 			continue
 		}

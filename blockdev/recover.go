@@ -82,7 +82,7 @@ func (p *Pool) reachedLayers() map[uint32]bool {
 // later attempt that succeeds would prove nothing (invariant 10). A full disk
 // loses nothing. It tells whether there are such LUNs and all are on record.
 func (p *Pool) recordFailureAbove(layer uint32, err error) bool {
-	if isNoSpace(err) {
+	if isNoSpace(err) || errors.Is(err, errMapLost) {
 		return false
 	}
 	some, all := false, true
@@ -259,7 +259,7 @@ type ownMap struct {
 }
 
 func (p *Pool) loadOwn(r *layerRecord, onlyCommitted bool) (ownMap, error) {
-	own := ownMap{m: newExtentMap(), header: presenceHeader{journalFrom: 1, nextSeq: 1}}
+	own := ownMap{m: p.maps.newMap(), header: presenceHeader{journalFrom: 1, nextSeq: 1}}
 	pr, err := openPresence(p.fs, r.ID)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -268,8 +268,7 @@ func (p *Pool) loadOwn(r *layerRecord, onlyCommitted bool) (ownMap, error) {
 	default:
 		own.header = pr.header
 		err := pr.leaves(func(index uint64, vals *[leafBlocks]place) error {
-			own.m.setLeaf(index, vals)
-			return nil
+			return own.m.setLeaf(index, vals)
 		})
 		if err := errors.Join(err, pr.close()); err != nil {
 			return own, err
@@ -399,7 +398,7 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 	if own.scan == nil {
 		return errorf(ErrCorrupt, presenceName(layer.ID), "offset 16: the map of an open layer is marked sealed")
 	}
-	below := newExtentMap()
+	below := p.maps.newMap()
 	if layer.Parent != 0 {
 		view, err := p.viewMap(layer.Parent)
 		if err != nil {
@@ -408,7 +407,9 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 		below = view.clone()
 	}
 	m := below.clone()
-	m.overlay(own.m)
+	if err := m.overlay(own.m); err != nil {
+		return err
+	}
 	l := &lun{pool: p, id: r.ID}
 	l.size.Store(r.SizeBytes)
 	l.m.Store(m)

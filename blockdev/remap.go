@@ -1,13 +1,18 @@
 package blockdev
 
+import "errors"
+
 // remap changes every map in memory that shows the blocks of a job's layer.
 // Presence maps read from now on have the new places. Reads may go on: until
 // the old places are given back, both hold the same. Until the sums are moved as
 // well, reads of moved blocks are not verified. A comparison of two maps
 // that is under way may take blocks that were moved for written ones.
 //
+// After an error some maps may still lead to the old places.
+//
 // Maintenance's runMu is held.
-func (p *Pool) remap(job *compactJob) {
+func (p *Pool) remap(job *compactJob) error {
+	var errs []error
 	done := make(map[*extentMap]bool)
 	p.viewMu.Lock()
 	for id, v := range p.views {
@@ -18,7 +23,7 @@ func (p *Pool) remap(job *compactJob) {
 	shown := p.viewsOn(job.layer)
 	p.viewMu.Unlock()
 	for _, m := range append(shown, p.mapsOn(job.layer)...) {
-		job.remap(m)
+		errs = append(errs, job.remap(m))
 		done[m] = true
 	}
 	// Now those few that were made meanwhile from others before these had
@@ -30,9 +35,10 @@ func (p *Pool) remap(job *compactJob) {
 	defer p.viewMu.Unlock()
 	for _, m := range append(late, p.viewsOn(job.layer)...) {
 		if !done[m] {
-			job.remap(m)
+			errs = append(errs, job.remap(m))
 		}
 	}
+	return errors.Join(errs...)
 }
 
 // viewsOn returns the maps of views of layers that stand on another. viewMu is

@@ -193,7 +193,9 @@ func (s *journalScan) apply(m *extentMap, blocks uint64) error {
 					journalHeaderSize+(r.seq-f.first)*recordSize, r.kind, r.count, r.block, r.origin, blocks))
 				return
 			}
-			m.set(r.block, uint64(r.count), r.place())
+			if setErr := m.set(r.block, uint64(r.count), r.place()); setErr != nil && err == nil {
+				err = setErr
+			}
 		})
 	}
 	return err

@@ -332,7 +332,7 @@ func (p *Pool) shownBy(layer uint32, bad []badBlock) {
 			continue // a finding of its own
 		}
 		for i := range bad {
-			if b := &bad[i]; m.at(b.block) == b.at && len(b.snapshots) < maxFindingsNames {
+			if b := &bad[i]; m.has(b.block, b.at) && len(b.snapshots) < maxFindingsNames {
 				b.snapshots = append(b.snapshots, l.Name+"@"+s.Name)
 			}
 		}
@@ -342,7 +342,7 @@ func (p *Pool) shownBy(layer uint32, bad []badBlock) {
 			continue // deleted
 		}
 		for i := range bad {
-			if b := &bad[i]; l.m.Load().at(b.block) == b.at && len(b.luns) < maxFindingsNames {
+			if b := &bad[i]; l.m.Load().has(b.block, b.at) && len(b.luns) < maxFindingsNames {
 				b.luns = append(b.luns, l.name())
 			}
 		}
@@ -364,7 +364,7 @@ func (p *Pool) standsOn(layer, on uint32) bool {
 // stillMapped returns those blocks that a sealed layer maps at this moment. A
 // layer ceases to do so, durably, before a block is overwritten or punched.
 func (p *Pool) stillMapped(layer uint32, bad []badBlock) []badBlock {
-	own := newExtentMap()
+	own := p.maps.newMap()
 	err := p.overlayPresence(own, layer)
 	if r := p.cat.layer(layer); r == nil || !r.Sealed {
 		return nil
@@ -372,7 +372,10 @@ func (p *Pool) stillMapped(layer uint32, bad []badBlock) []badBlock {
 	if err != nil {
 		return bad // the map is a finding of its own
 	}
-	return slices.DeleteFunc(bad, func(b badBlock) bool { return own.at(b.block) != b.at })
+	return slices.DeleteFunc(bad, func(b badBlock) bool {
+		at, err := own.at(b.block)
+		return err == nil && at != b.at
+	})
 }
 
 // findBlocks reports blocks of a leaf that are not what they should be, unless

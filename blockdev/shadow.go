@@ -133,12 +133,12 @@ func (p *Pool) dropShadowed(b branch) (dropped, done bool, err error) {
 		}
 		covers = append(covers, cover)
 	}
-	own := newExtentMap()
+	own := p.maps.newMap()
 	if err := p.overlayLayer(own, b.layer.ID); err != nil {
 		return false, false, err
 	}
-	if n := own.removeCovered(covers); n == 0 {
-		return false, true, nil
+	if n, err := own.removeCovered(covers); err != nil || n == 0 {
+		return false, err == nil, err
 	}
 	p.opMu.Lock()
 	now := p.cat.layer(b.layer.ID)
@@ -174,7 +174,7 @@ func (p *Pool) coverOf(r *layerRecord) (c cover, ok bool, err error) {
 	if r = p.cat.layer(r.ID); r == nil || !r.Sealed {
 		return cover{}, false, nil
 	}
-	m := newExtentMap()
+	m := p.maps.newMap()
 	if err := p.overlayLayer(m, r.ID); err != nil {
 		return cover{}, false, err
 	}
@@ -185,16 +185,20 @@ func (p *Pool) coverOf(r *layerRecord) (c cover, ok bool, err error) {
 
 // removeCovered makes the blocks that all covers own map to nowhere, and
 // returns how many that were.
-func (m *extentMap) removeCovered(covers []cover) (removed uint64) {
+func (m *extentMap) removeCovered(covers []cover) (removed uint64, err error) {
 	type hidden struct {
 		index uint64
 		vals  [leafBlocks]place
 	}
 	var changed []hidden
-	m.leaves(func(index uint64, vals *[leafBlocks]place) error {
+	if err := m.leaves(func(index uint64, vals *[leafBlocks]place) error {
 		h := hidden{index, *vals}
 		n := uint64(0)
-		for _, r := range coveredRuns(covers, index*leafBlocks, leafBlocks) {
+		runs, err := coveredRuns(covers, index*leafBlocks, leafBlocks)
+		if err != nil {
+			return err
+		}
+		for _, r := range runs {
 			for b := r.block; b < r.block+r.count; b++ {
 				if at := &h.vals[b%leafBlocks]; *at != nowhere {
 					*at = nowhere
@@ -207,20 +211,28 @@ func (m *extentMap) removeCovered(covers []cover) (removed uint64) {
 			changed = append(changed, h)
 		}
 		return nil
-	})
-	for i := range changed {
-		m.setLeaf(changed[i].index, &changed[i].vals)
+	}); err != nil {
+		return 0, err
 	}
-	return removed
+	for i := range changed {
+		if err := m.setLeaf(changed[i].index, &changed[i].vals); err != nil {
+			return 0, err
+		}
+	}
+	return removed, nil
 }
 
 // coveredRuns returns the runs of blocks in a range that all covers own.
-func coveredRuns(covers []cover, block, count uint64) []mapRun {
+func coveredRuns(covers []cover, block, count uint64) ([]mapRun, error) {
 	runs := []mapRun{{block: block, count: count}}
 	for _, c := range covers {
 		var next []mapRun
 		for _, r := range runs {
-			for _, at := range c.m.runs(nil, r.block, r.count) {
+			under, err := c.m.runs(nil, r.block, r.count)
+			if err != nil {
+				return nil, err
+			}
+			for _, at := range under {
 				if c.owns(at.place) {
 					next = append(next, mapRun{block: at.block, count: at.count})
 				}
@@ -228,5 +240,5 @@ func coveredRuns(covers []cover, block, count uint64) []mapRun {
 		}
 		runs = next
 	}
-	return runs
+	return runs, nil
 }

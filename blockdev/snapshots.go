@@ -149,7 +149,7 @@ func (p *Pool) uniqueBlocks(layer uint32, m *extentMap) (uint64, error) {
 	}
 	held := func(at place) bool { return at.isData() && slices.Contains(r.Origins, at.origin()) }
 	if len(children) == 0 {
-		return m.countBlocks(held), nil
+		return m.countBlocks(held)
 	}
 	above := make([]*extentMap, len(children))
 	for i, c := range children {
@@ -158,7 +158,7 @@ func (p *Pool) uniqueBlocks(layer uint32, m *extentMap) (uint64, error) {
 			return 0, err
 		}
 	}
-	return countHidden(m, above, held), nil
+	return countHidden(m, above, held)
 }
 
 // mapAbove returns the map of a layer, open or sealed.
@@ -174,23 +174,22 @@ func (p *Pool) mapAbove(layer uint32) (*extentMap, error) {
 
 // countHidden counts the blocks of lower for which held holds and that all of
 // upper, at least one, map elsewhere.
-func countHidden(lower *extentMap, upper []*extentMap, held func(place) bool) uint64 {
-	var total uint64
-	var count func(upper []*extentMap, block, end uint64)
-	count = func(upper []*extentMap, block, end uint64) {
-		eachDifference(lower, upper[0], func(block, n uint64, at, _ place) bool {
-			switch {
-			case !held(at):
-			case len(upper) == 1:
-				total += n
-			default:
-				count(upper[1:], block, block+n)
+func countHidden(lower *extentMap, upper []*extentMap, held func(place) bool) (total uint64, err error) {
+	var count func(upper []*extentMap, block, end uint64) error
+	count = func(upper []*extentMap, block, end uint64) error {
+		return eachDifference(lower, upper[0], func(block, n uint64, at, _ place) error {
+			if !held(at) {
+				return nil
 			}
-			return true
+			if len(upper) > 1 {
+				return count(upper[1:], block, block+n)
+			}
+			total += n
+			return nil
 		}, block, end)
 	}
-	count(upper, 0, lower.end())
-	return total
+	err = count(upper, 0, lower.end())
+	return total, err
 }
 
 // lockedAt tells whether the snapshot is locked at a time.

@@ -285,12 +285,12 @@ func (p *Pool) storeSums(id uint32, batch map[uint64]*sumLeaf) error {
 		return nil
 	}
 	// What the layer maps may have become less since the batch was read.
-	own := newExtentMap()
+	own := p.maps.newMap()
 	if err := p.overlayLayer(own, id); err != nil {
 		return err
 	}
 	fresh := batchSource(batch)
-	fresh.want = func(block uint64, at place) bool { return own.at(block) == at }
+	fresh.want = func(block uint64, at place) bool { return own.has(block, at) }
 	sources := []sumSource{fresh}
 	r, err := openSums(p.fs, id)
 	if err == nil {
@@ -331,7 +331,7 @@ func (p *Pool) tryMergeSums(parent, child uint32, merged *extentMap) error {
 		defer r.close()
 		want := anySum
 		if id == parent {
-			want = func(block uint64, at place) bool { return merged.at(block) == at }
+			want = func(block uint64, at place) bool { return merged.has(block, at) }
 		}
 		sources = append(sources, r.source(want))
 	}
@@ -345,7 +345,7 @@ func (p *Pool) tryMergeSums(parent, child uint32, merged *extentMap) error {
 func (p *Pool) dropSums(id uint32, own *extentMap) {
 	r, err := openSums(p.fs, id)
 	if err == nil {
-		err = writeSums(p.fs, id, r.source(func(block uint64, at place) bool { return own.at(block) == at }))
+		err = writeSums(p.fs, id, r.source(func(block uint64, at place) bool { return own.has(block, at) }))
 		p.sums.forget(id)
 		err = errors.Join(err, r.close())
 	}

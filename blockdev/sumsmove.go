@@ -38,10 +38,11 @@ func (p *Pool) stageSums(layer uint32, before, after *extentMap) (bool, error) {
 		}
 		for i, at := range l.places {
 			block := src.leaves[n]*leafBlocks + uint64(i)
-			if at != nowhere && at == before.at(block) {
-				l.places[i] = after.at(block)
-			} else {
-				l.places[i] = nowhere
+			l.places[i] = nowhere
+			if at != nowhere && before.has(block, at) {
+				if l.places[i], err = after.at(block); err != nil {
+					return nil, err
+				}
 			}
 		}
 		return l, nil

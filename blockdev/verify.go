@@ -134,7 +134,11 @@ func (v *Volume) readSnapshot(b []byte, off int64, try bool) error {
 	first := uint64(off / BlockSize)
 	last := uint64((off + int64(len(b)) + BlockSize - 1) / BlockSize)
 	var buf [16]mapRun
-	for _, r := range v.m.runs(buf[:0], first, last-first) {
+	runs, err := v.m.lookUp(buf[:0], first, last-first, try)
+	if err != nil {
+		return err
+	}
+	for _, r := range runs {
 		start := max(off, int64(r.block)*BlockSize)
 		n := min(int64(len(b)), int64(r.block+r.count)*BlockSize-start)
 		if err := v.pool.readSummed(r.place, b[:n], start, try); err != nil {

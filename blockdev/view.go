@@ -110,7 +110,7 @@ func (p *Pool) view(layer uint32) (*view, error) {
 // presence maps from there up. chain are the records it went by, as far as it
 // came.
 func (p *Pool) buildView(layer uint32) (m *extentMap, chain []*layerRecord, err error) {
-	m = newExtentMap()
+	m = p.maps.newMap()
 	for id := layer; id != 0; {
 		if v := p.kept(id); v != nil {
 			m = v.m.clone()
@@ -174,8 +174,7 @@ func (p *Pool) overlayPresence(m *extentMap, layer uint32) error {
 		return err
 	}
 	err = r.leaves(func(index uint64, vals *[leafBlocks]place) error {
-		m.overlayLeaf(index, vals)
-		return nil
+		return m.overlayLeaf(index, vals)
 	})
 	return errors.Join(err, r.close())
 }

@@ -219,7 +219,7 @@ func (v *Volume) ReadAt(b []byte, off int64) (int, error) {
 		}
 		return len(b), nil
 	}
-	if err := v.pool.readMap(v.currentMap(), b, off); err != nil {
+	if err := v.pool.readMap(v.currentMap(), b, off, false); err != nil {
 		return 0, err
 	}
 	return len(b), nil
@@ -239,7 +239,7 @@ func (v *Volume) TryReadAt(b []byte, off int64) error {
 	if v.lun == nil {
 		return v.readSnapshot(b, off, true)
 	}
-	return v.pool.tryReadMap(v.currentMap(), b, off)
+	return v.pool.readMap(v.currentMap(), b, off, true)
 }
 
 // writable returns why n bytes at off cannot be written, nil if they can.

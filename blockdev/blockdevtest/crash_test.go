@@ -57,16 +57,21 @@ func TestEngineCrashOfANewPool(t *testing.T) {
 // random runs the cases of seeds.
 func random(t *testing.T, manual, concurrent bool, first, count uint64) {
 	t.Helper()
+	randomOn(t, engine(manual), concurrent, first, count)
+}
+
+func randomOn(t *testing.T, target blockdevtest.Target, concurrent bool, first, count uint64) {
+	t.Helper()
 	x := blockdevtest.Random{
 		Config: blockdevtest.Config{Blocks: 24, Disk: blockdevtest.DiskOptions{Yield: concurrent, TryRead: blockdevtest.TryReadRandom}},
 		Rounds: 12, Ops: 15, Concurrent: concurrent,
 	}
 	for seed := first; seed < first+count; seed++ {
 		x.Config.Disk.Seed = seed
-		_, err := blockdevtest.Run(engine(manual), x.Case(seed))
+		_, err := blockdevtest.Run(target, x.Case(seed))
 		var f *blockdevtest.Failure
 		if errors.As(err, &f) {
-			t.Fatalf("seed %d: %v\nat first: %s: %v", seed, blockdevtest.Shrink(engine(manual), f, 20*time.Second), f.Step, f.Err)
+			t.Fatalf("seed %d: %v\nat first: %s: %v", seed, blockdevtest.Shrink(target, f, 20*time.Second), f.Step, f.Err)
 		}
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
@@ -184,6 +189,31 @@ func TestEngineFaults(t *testing.T) {
 	}
 }
 
+// TestEngineSpillsRandomOperations has all maps in the spill file that are not in
+// use at the moment.
+func TestEngineSpillsRandomOperations(t *testing.T) {
+	t.Parallel()
+	randomOn(t, spilling(true), false, 1000, seeds(16))
+	randomOn(t, spilling(false), true, 1000, seeds(16))
+}
+
+// TestEngineSpillsFaults has the nth call fail in random cases, and the nth read.
+func TestEngineSpillsFaults(t *testing.T) {
+	t.Parallel()
+	for seed := range seeds(8) {
+		for nth := int64(1 + seed%4); nth < 60; nth += 4 {
+			for _, f := range []blockdevtest.Fault{{Err: syscall.EIO}, {Err: syscall.ENOSPC}, {Err: syscall.EIO, Classes: blockdevtest.ReadAt}} {
+				c := faulty(seed, nth, syscall.EIO)
+				f.Nth = nth
+				c.Rounds[1].Faults = []blockdevtest.Fault{f}
+				if _, err := blockdevtest.Run(spilling(true), c); err != nil {
+					t.Fatalf("seed %d, call %d, %v: %v", seed, nth, f, err)
+				}
+			}
+		}
+	}
+}
+
 // TestSoakRandomOperations runs random cases on by seed.
 func TestSoakRandomOperations(t *testing.T) {
 	budget, err := time.ParseDuration(os.Getenv("ROWAN_SOAK"))
@@ -195,5 +225,7 @@ func TestSoakRandomOperations(t *testing.T) {
 		t.Logf("seeds from %d", seed)
 		random(t, true, false, seed, 100)
 		random(t, false, true, seed, 100)
+		randomOn(t, spilling(true), false, seed, 20)
+		randomOn(t, spilling(false), true, seed, 20)
 	}
 }

@@ -13,10 +13,22 @@ import (
 // few blocks cross every boundary, and merges its segments as soon as a layer has
 // those of two. With manual maintenance a Case runs the same
 // way each time.
-func engine(manual bool) blockdevtest.Target {
+func engine(manual bool) blockdevtest.Target { return engineWith(options(manual)) }
+
+// spilling is engine with next to no memory for maps, so that what is not in
+// use at the moment is in the spill file.
+func spilling(manual bool) blockdevtest.Target {
+	o := options(manual)
+	o.MapMemoryBytes = 1
+	return engineWith(o)
+}
+
+func engineWith(o blockdev.Options) blockdevtest.Target {
 	return blockdevtest.Target{
 		Open: func(fs blockfile.FS, bootID string) (blockdevtest.Pool, error) {
-			p, err := openEngine(fs, bootID, manual)
+			o := o
+			o.FS, o.BootID = fs, bootID
+			p, err := blockdev.Open("pool", o)
 			if err != nil {
 				return nil, err
 			}
@@ -27,16 +39,20 @@ func engine(manual bool) blockdevtest.Target {
 	}
 }
 
-func openEngine(fs blockfile.FS, bootID string, manual bool) (*blockdev.Pool, error) {
-	return blockdev.Open("pool", blockdev.Options{
-		FS:                fs,
-		BootID:            bootID,
+func options(manual bool) blockdev.Options {
+	return blockdev.Options{
 		ShardBytes:        8 * blockdev.BlockSize,
 		JournalBytes:      blockdev.BlockSize,
 		ReserveBytes:      32 * blockdev.BlockSize,
 		MaxOrigins:        1,
 		ManualMaintenance: manual,
-	})
+	}
+}
+
+func openEngine(fs blockfile.FS, bootID string, manual bool) (*blockdev.Pool, error) {
+	o := options(manual)
+	o.FS, o.BootID = fs, bootID
+	return blockdev.Open("pool", o)
 }
 
 // pool is a blockdev.Pool as the harness sees it.

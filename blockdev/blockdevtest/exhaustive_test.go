@@ -100,6 +100,23 @@ func TestEngineCrashAtEveryCall(t *testing.T) {
 	share(t, s, 101, s.Exhaustive)
 }
 
+// TestEngineSpillsCrashAtEveryCall does the same to an engine whose maps are in
+// the spill file, calls on which are crashed, too.
+func TestEngineSpillsCrashAtEveryCall(t *testing.T) {
+	t.Parallel()
+	s := search()
+	s.Target = spilling(true)
+	share(t, s, 701, s.Exhaustive)
+}
+
+// TestEngineSpillsFaultAtEveryCall has every call fail, and every read.
+func TestEngineSpillsFaultAtEveryCall(t *testing.T) {
+	t.Parallel()
+	s := searchFaults()
+	s.Target = spilling(true)
+	share(t, s, 1201, s.ExhaustiveFaults)
+}
+
 // TestEngineCrashInRecovery also crashes every call of the recovery.
 func TestEngineCrashInRecovery(t *testing.T) {
 	t.Parallel()

@@ -40,7 +40,7 @@ func Run(ctx context.Context, c config.Config, version string, log *slog.Logger)
 	if err := d.listen(ctx); err != nil {
 		return errors.Join(err, d.closeListeners())
 	}
-	pool, err := blockdev.Open(c.Pool, blockdev.Options{Logger: log, BackgroundBytesPerSecond: c.ScrubRate})
+	pool, err := blockdev.Open(c.Pool, blockdev.Options{Logger: log, BackgroundBytesPerSecond: c.ScrubRate, MapMemoryBytes: c.MapMemory})
 	if err != nil {
 		if errors.Is(err, blockdev.ErrInUse) {
 			err = fmt.Errorf("%w: %w", ErrPoolInUse, err)

@@ -34,6 +34,9 @@ type Config struct {
 	// many again to merge segments, and
 	// as many again by a scrub; negative for no bound.
 	ScrubRate int64
+	// MapMemory bounds the bytes of memory that the maps of all LUNs and
+	// snapshots take; negative for no bound, 0 for a share of the machine's.
+	MapMemory int64
 	// StopTimeout bounds how long a clean stop waits for requests in flight.
 	StopTimeout time.Duration
 
@@ -64,6 +67,7 @@ const (
 	keyLogLevel       = "log_level"
 	keyLogFormat      = "log_format"
 	keyScrubRate      = "scrub_rate"
+	keyMapMemory      = "map_memory"
 	keyStopTimeout    = "stop_timeout"
 )
 
@@ -130,6 +134,7 @@ type Overrides struct {
 	LogLevel          *string
 	LogFormat         *string
 	ScrubRate         *string
+	MapMemory         *string
 	StopTimeout       *string
 }
 
@@ -143,7 +148,7 @@ func (c *Config) Override(o Overrides) error {
 		pool: o.Pool, api: o.API, nbd: nilIfEmpty(o.NBD),
 		nbdAllowPlaintext: o.NBDAllowPlaintext,
 		tlsCert:           o.NBDTLSCert, tlsKey: o.NBDTLSKey, tlsClientCA: o.NBDTLSClientCA,
-		logLevel: o.LogLevel, logFormat: o.LogFormat, scrubRate: o.ScrubRate, stopTimeout: o.StopTimeout,
+		logLevel: o.LogLevel, logFormat: o.LogFormat, scrubRate: o.ScrubRate, mapMemory: o.MapMemory, stopTimeout: o.StopTimeout,
 	})
 	return errors.Join(s.errs...)
 }
@@ -222,11 +227,11 @@ func parseFormat(text string) (string, error) {
 	return text, nil
 }
 
-// parseRate reads a number of bytes per second: a whole number, alone or with
-// K, M or G for powers of 1024, or "unlimited", which is negative.
-func parseRate(text string) (int64, error) {
+// parseBytes reads a number of bytes: a whole number, alone or with K, M or G for
+// powers of 1024, or "unlimited", which is negative.
+func parseBytes(text string) (n int64, ok bool) {
 	if text == "unlimited" {
-		return -1, nil
+		return -1, true
 	}
 	number, shift := strings.TrimSuffix(strings.ToUpper(text), "IB"), 0
 	if n := len(number); n > 0 {
@@ -235,11 +240,37 @@ func parseRate(text string) (int64, error) {
 		}
 	}
 	n, err := strconv.ParseInt(number, 10, 32)
-	if err != nil {
+	return n << shift, err == nil && n >= 0
+}
+
+// parseRate reads a number of bytes per second as parseBytes does.
+func parseRate(text string) (int64, error) {
+	n, ok := parseBytes(text)
+	if !ok {
 		return 0, fmt.Errorf("%q is neither a rate such as 64M, in bytes per second, nor unlimited", text)
 	}
-	if n <<= shift; n < minScrubRate {
+	if n >= 0 && n < minScrubRate {
 		return 0, fmt.Errorf("%q is less than %d bytes per second", text, minScrubRate)
+	}
+	return n, nil
+}
+
+// minMapMemory is the least that maps may be given: with less, each read of a
+// large LUN would first read a part of its map.
+const minMapMemory = 16 << 20
+
+// parseMapMemory reads a number of bytes as parseBytes does, or "auto", which is
+// 0.
+func parseMapMemory(text string) (int64, error) {
+	if text == "auto" {
+		return 0, nil
+	}
+	n, ok := parseBytes(text)
+	if !ok {
+		return 0, fmt.Errorf("%q is none of auto, unlimited or a size such as 512M", text)
+	}
+	if n >= 0 && n < minMapMemory {
+		return 0, fmt.Errorf("%q is less than %d bytes", text, minMapMemory)
 	}
 	return n, nil
 }

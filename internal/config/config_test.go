@@ -43,6 +43,8 @@ func TestErrorsNameFileLineAndKey(t *testing.T) {
 		{"bad timeout", "stop_timeout = 'soon'\n", `FILE:1: stop_timeout: "soon" is not a duration`},
 		{"bad rate", "scrub_rate = '1 apple'\n", `FILE:1: scrub_rate: "1 apple" is neither a rate such as 64M`},
 		{"low rate", "scrub_rate = '1K'\n", `FILE:1: scrub_rate: "1K" is less than`},
+		{"bad memory", "map_memory = 'much'\n", `FILE:1: map_memory: "much" is none of auto, unlimited or a size`},
+		{"little memory", "map_memory = '1M'\n", `FILE:1: map_memory: "1M" is less than 16777216 bytes`},
 		{"negative timeout", "stop_timeout = '-1s'\n", "FILE:1: stop_timeout: -1s is not more than 0"},
 		{"inline table", "nbd_tls = { key = '' }\n", "FILE:1: nbd_tls.key: the path is empty"},
 		{"syntax", "pool = '/p'\nnbd = [\n", "FILE:"},

@@ -30,6 +30,7 @@ type document struct {
 	LogLevel    *string `toml:"log_level"`
 	LogFormat   *string `toml:"log_format"`
 	ScrubRate   *string `toml:"scrub_rate"`
+	MapMemory   *string `toml:"map_memory"`
 	StopTimeout *string `toml:"stop_timeout"`
 }
 
@@ -85,7 +86,7 @@ func (c *Config) addFile(path string) error {
 		pool: doc.Pool, api: doc.API, nbd: doc.NBD,
 		nbdAllowPlaintext: doc.NBDAllowPlaintext,
 		tlsCert:           doc.NBDTLS.Cert, tlsKey: doc.NBDTLS.Key, tlsClientCA: doc.NBDTLS.ClientCA,
-		logLevel: doc.LogLevel, logFormat: doc.LogFormat, scrubRate: doc.ScrubRate, stopTimeout: doc.StopTimeout,
+		logLevel: doc.LogLevel, logFormat: doc.LogFormat, scrubRate: doc.ScrubRate, mapMemory: doc.MapMemory, stopTimeout: doc.StopTimeout,
 	})
 	return errors.Join(s.errs...)
 }
@@ -119,7 +120,7 @@ func absolute(path string) (string, error) {
 func isKey(name string) bool {
 	switch name {
 	case keyPool, keyAPI, keyNBD, keyAllowPlaintext, tableTLS, keyTLSCert, keyTLSKey, keyTLSClientCA,
-		keyLogLevel, keyLogFormat, keyScrubRate, keyStopTimeout:
+		keyLogLevel, keyLogFormat, keyScrubRate, keyMapMemory, keyStopTimeout:
 		return true
 	}
 	return false

@@ -9,7 +9,8 @@ type settings struct {
 	nbdAllowPlaintext            *bool
 	tlsCert, tlsKey, tlsClientCA *string
 	logLevel, logFormat          *string
-	scrubRate, stopTimeout       *string
+	scrubRate, mapMemory         *string
+	stopTimeout                  *string
 }
 
 // setter checks the values of one source and puts them into a Config.
@@ -35,6 +36,7 @@ func (s *setter) apply(v settings) {
 	set(s, keyLogLevel, v.logLevel, &s.c.LogLevel, parseLevel)
 	set(s, keyLogFormat, v.logFormat, &s.c.LogFormat, parseFormat)
 	set(s, keyScrubRate, v.scrubRate, &s.c.ScrubRate, parseRate)
+	set(s, keyMapMemory, v.mapMemory, &s.c.MapMemory, parseMapMemory)
 	set(s, keyStopTimeout, v.stopTimeout, &s.c.StopTimeout, parseStopTimeout)
 }
 

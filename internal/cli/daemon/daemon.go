@@ -64,7 +64,8 @@ type flags struct {
 	nbdAllowPlaintext            bool
 	tlsCert, tlsKey, tlsClientCA string
 	logLevel, logFormat          string
-	scrubRate, stopTimeout       string
+	scrubRate, mapMemory         string
+	stopTimeout                  string
 }
 
 func command(stdout, stderr io.Writer, version string) *cobra.Command {
@@ -121,6 +122,7 @@ func (f *flags) register(cmd *cobra.Command) {
 	p.StringVar(&f.logLevel, "log-level", "info", "lowest level to log: debug, info, warn or error")
 	p.StringVar(&f.logFormat, "log-format", "text", "form of the log: text or json")
 	p.StringVar(&f.scrubRate, "scrub-rate", "64M", "bytes per second that scrubs, and the making of checksums, each read at most, or unlimited")
+	p.StringVar(&f.mapMemory, "map-memory", "auto", "bytes of memory that the maps of all LUNs and snapshots may take, auto (a sixteenth of the machine's) or unlimited")
 	p.StringVar(&f.stopTimeout, "stop-timeout", d.StopTimeout.String(), "how long a clean stop waits for requests in flight")
 }
 
@@ -139,6 +141,7 @@ func (f *flags) load(cmd *cobra.Command) (config.Config, error) {
 		NBDTLSClientCA: given("nbd-tls-client-ca", &f.tlsClientCA),
 		LogLevel:       given("log-level", &f.logLevel), LogFormat: given("log-format", &f.logFormat),
 		ScrubRate:   given("scrub-rate", &f.scrubRate),
+		MapMemory:   given("map-memory", &f.mapMemory),
 		StopTimeout: given("stop-timeout", &f.stopTimeout),
 	}
 	if cmd.Flags().Changed("nbd-allow-plaintext") {
