@@ -17,7 +17,9 @@ import (
 
 // recover brings a pool that was just opened to a consistent state: it drops
 // what unfinished operations left, replays the journals and seals the layers
-// that were frozen and not sealed.
+// that were frozen and not sealed. What it changes in the catalogue it commits
+// at the end, all at once: done again after a crash before that, each step comes
+// to the same.
 func (p *Pool) recover() error {
 	p.opening = true
 	defer func() { p.opening = false }()
@@ -31,28 +33,44 @@ func (p *Pool) recover() error {
 	for _, r := range p.cat.luns {
 		heads[r.Head] = r
 	}
+	var changes []change
+	var sealed []uint32
 	suspect, reached := p.layersOfFailed(), p.reachedLayers()
 	for _, id := range slices.Sorted(maps.Keys(p.cat.layers)) {
 		if r := p.cat.layers[id]; !r.Sealed && heads[id] == nil && reached[id] {
-			err := p.recoverFrozen(r, suspect[id])
+			more, err := p.recoverFrozen(r, suspect[id])
 			if err != nil && !isDamage(err) && p.recordFailureAbove(id, err) {
 				suspect = p.layersOfFailed()
-				err = p.recoverFrozen(r, true)
+				more, err = p.recoverFrozen(r, true)
 			}
 			if isDamage(err) {
 				p.breakLayer(id, err)
-			} else if err != nil {
+				continue
+			}
+			if err != nil {
 				return err
 			}
+			changes, sealed = append(changes, more...), append(sealed, id)
 		}
 	}
 	records := slices.SortedFunc(maps.Values(p.cat.luns), func(a, b *lunRecord) int { return cmp.Compare(a.ID, b.ID) })
 	for _, r := range records {
-		err := p.recoverLUN(r)
+		more, err := p.recoverLUN(r)
 		if isDamage(err) {
 			p.breakLUN(r, err)
 		} else if err != nil {
 			return fmt.Errorf("blockdev: open LUN %s: %w", r.Name, err)
+		}
+		changes = append(changes, more...)
+	}
+	if len(changes) > 0 {
+		if err := p.cat.commit(changes...); err != nil {
+			return err
+		}
+	}
+	for _, id := range sealed {
+		if err := p.removeJournals(id, ^uint64(0)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -284,29 +302,27 @@ func (p *Pool) loadOwn(r *layerRecord, onlyCommitted bool) (ownMap, error) {
 	return own, own.scan.apply(own.m, r.Blocks)
 }
 
-// recoverFrozen seals a layer that was swapped out and not sealed.
-func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) error {
+// recoverFrozen seals a layer that was swapped out and not sealed, by the changes
+// that it returns. The layer's journals are to be removed after them.
+func (p *Pool) recoverFrozen(r *layerRecord, onlyCommitted bool) ([]change, error) {
 	if err := p.syncNames(layerDir(r.ID)); err != nil {
-		return err
+		return nil, err
 	}
 	own, err := p.loadOwn(r, onlyCommitted)
 	if err != nil {
-		return unreadable(r.ID, err)
+		return nil, unreadable(r.ID, err)
 	}
 	changes := append(p.reclaimsOf(r), putLayer(sealedRecord(r)))
 	if !own.header.sealed {
 		if err := p.syncOrigins(r.Origins); err != nil {
-			return err
+			return nil, err
 		}
 		h := presenceHeader{layer: r.ID, blocks: r.Blocks, sealed: true}
 		if err := p.writePresence(h, own.m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := p.cat.commit(changes...); err != nil {
-		return err
-	}
-	return p.removeJournals(r.ID, ^uint64(0))
+	return changes, nil
 }
 
 func sealedRecord(r *layerRecord) layerRecord {
@@ -384,44 +400,46 @@ func syncFailed(object string, err error) error {
 	return &Error{Object: object, Class: ErrFailed, Detail: "sync", Cause: err}
 }
 
-// recoverLUN opens a LUN: its head's map over that of the layers below.
-func (p *Pool) recoverLUN(r *lunRecord) error {
+// recoverLUN opens a LUN: its head's map over that of the layers below. It
+// returns what is to be committed for it.
+func (p *Pool) recoverLUN(r *lunRecord) ([]change, error) {
 	layer := p.cat.layers[r.Head]
 	if layer == nil {
-		return errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", r.Head)
+		return nil, errorf(ErrCorrupt, catalogueFile, "layer %08x is missing", r.Head)
 	}
 	failed := p.cat.failure(r.ID)
 	own, err := p.loadOwn(layer, failed != "")
 	if err != nil {
-		return unreadable(layer.ID, err)
+		return nil, unreadable(layer.ID, err)
 	}
 	if own.scan == nil {
-		return errorf(ErrCorrupt, presenceName(layer.ID), "offset 16: the map of an open layer is marked sealed")
+		return nil, errorf(ErrCorrupt, presenceName(layer.ID), "offset 16: the map of an open layer is marked sealed")
 	}
 	below := p.maps.newMap()
 	if layer.Parent != 0 {
 		view, err := p.viewMap(layer.Parent)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		below = view.clone()
 	}
 	m := below.clone()
 	if err := m.overlay(own.m); err != nil {
-		return err
+		return nil, err
 	}
+	var changes []change
 	l := &lun{pool: p, id: r.ID}
 	l.size.Store(r.SizeBytes)
 	l.m.Store(m)
 	if failed != "" {
 		l.failed.Store(&Error{Object: lunObject(r.Name), Class: ErrFailed, Detail: failed})
 		l.head = newHead(layer.ID, &journal{err: ErrFailed}, layer.Origins)
-	} else if err := p.recoverHead(l, layer, own); err != nil {
+	} else if changes, err = p.recoverHead(l, layer, own); err != nil {
 		if l.head != nil {
 			err = errors.Join(err, l.head.journal.close())
 		}
 		if isDamage(err) || !p.recordFailureAbove(layer.ID, err) {
-			return err
+			return nil, err
 		}
 		return p.recoverLUN(r) // as one that failed
 	}
@@ -429,34 +447,34 @@ func (p *Pool) recoverLUN(r *lunRecord) error {
 	p.mu.Lock()
 	p.luns[r.ID] = l
 	p.mu.Unlock()
-	return nil
+	return changes, nil
 }
 
 // recoverHead gives a head a journal to go on with: the one on disk if it is
 // empty, else a new one after a checkpoint.
-func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
+func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) ([]change, error) {
 	last := own.scan.files[len(own.scan.files)-1].header
 	// A process that died may have left anything in the page cache. Flushes
 	// from now on sync only what they know to be dirty.
 	if err := p.syncNames(layerDir(r.ID)); err != nil {
-		return err
+		return nil, err
 	}
 	if err := p.syncOrigins(r.Origins); err != nil {
-		return err
+		return nil, err
 	}
 	if own.scan.empty() {
 		if err := p.removeJournals(r.ID, own.header.journalFrom); err != nil {
-			return err
+			return nil, err
 		}
 		j, err := reopenJournal(p.fs, r.ID, p.bootID, own.scan)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		l.head = newHead(r.ID, j, r.Origins)
 		if own.header.leftover || p.unclean {
-			return p.cat.commit(p.reclaimsOf(r)...)
+			return p.reclaimsOf(r), nil
 		}
-		return nil
+		return nil, nil
 	}
 	generation := last.generation + 1
 	var j *journal
@@ -464,20 +482,20 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) error {
 		j, err = createJournal(p.fs, r.ID, p.bootID, generation, own.scan.nextSeq, length)
 		return err
 	}); err != nil {
-		return err
+		return nil, err
 	}
 	l.head = newHead(r.ID, j, r.Origins)
 	if err := p.fs.SyncDir(layerDir(r.ID)); err != nil {
-		return err
+		return nil, err
 	}
 	h := presenceHeader{layer: r.ID, blocks: r.Blocks, journalFrom: generation, nextSeq: own.scan.nextSeq}
 	if err := p.writePresence(h, own.m, newExtentMap(), func(at place) bool { return at != nowhere }); err != nil {
-		return err
+		return nil, err
 	}
 	if err := p.removeJournals(r.ID, generation); err != nil {
-		return err
+		return nil, err
 	}
-	return p.cat.commit(p.reclaimsOf(r)...)
+	return p.reclaimsOf(r), nil
 }
 
 // reopenJournal goes on with the first of a chain of journal files that are
