@@ -232,7 +232,11 @@ func (l *lun) metadataError(err error) error {
 // maintainMu is held. Writes go on meanwhile.
 func (l *lun) checkpoint(h *head, further []uint32) (*extentMap, error) {
 	p := l.pool
-	if err := p.makeJournal(p.nextJournal(h.journal.lastLength()/nextJournalFactor), h.journal.extend); err != nil {
+	length := p.nextJournal(h.journal.lastLength() / nextJournalFactor)
+	if l.gone.Load() {
+		length = p.restingJournal()
+	}
+	if err := p.makeJournal(length, h.journal.extend); err != nil {
 		return nil, l.metadataError(err)
 	}
 	l.gate.Lock()

@@ -308,3 +308,26 @@ func TestMapsBesideOneAnother(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestPoolWithABrokenLUNIsNotClean: what a process that died wrote to a LUN that
+// cannot be opened is not synced, so that the next opening must not take it for
+// durable.
+func TestPoolWithABrokenLUNIsNotClean(t *testing.T) {
+	d, h, p := hookedPool(t)
+	v := makeLUN(t, p, "a", 8)
+	fillBlocks(t, v, 'x', 0, 1)
+	d.Crash(blockdevtest.Kill, 0)
+	journal := journalName(p.lunByID(v.lunID).head.layer, 1)
+	must(t, d.FlipBit(journal, 3, 1))
+	p, err := openHooked(t, d, h, false)
+	must(t, err)
+	if _, err := p.OpenLUN("a", "t"); err == nil {
+		t.Fatal("a LUN with a damaged journal opens")
+	}
+	must(t, p.Close())
+	must(t, d.FlipBit(journal, 3, 1))
+	if p, err = openHooked(t, d, h, false); err != nil || !p.unclean {
+		t.Fatalf("the pool passes for clean: %v", err)
+	}
+	must(t, p.Close())
+}

@@ -404,6 +404,12 @@ func (p *Pool) firstJournal() int64 {
 	return firstJournalBytes
 }
 
+// restingJournal is the length of the journal of a LUN that was closed or just
+// opened: all of these are read when the pool is opened.
+func (p *Pool) restingJournal() int64 {
+	return min(p.firstJournal(), max(p.firstJournal()/16, minJournalBytes))
+}
+
 // nextJournal is the length of the journal file after one of a length.
 func (p *Pool) nextJournal(length int64) int64 {
 	return min(max(length, p.firstJournal())*nextJournalFactor, p.journalLimit()/3)
@@ -426,7 +432,7 @@ func (p *Pool) Close() error {
 	clean.Clean = true
 	for _, l := range p.allLUNs() {
 		errs = append(errs, l.close())
-		clean.Clean = clean.Clean && l.tidy()
+		clean.Clean = clean.Clean && l.tidy() && !l.broken
 	}
 	if clean.Clean && errors.Join(errs...) == nil {
 		errs = append(errs, p.cat.commit(putPool(clean)))

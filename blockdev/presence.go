@@ -243,7 +243,14 @@ type presenceReader struct {
 	name   string
 	file   blockfile.File
 	index  []byte
+	// ahead is what was read of the file from offset aheadAt on: leaves lie one
+	// after the other, and most are small.
+	ahead   []byte
+	aheadAt int64
 }
+
+// readAhead is how much of a presence map is read at a time.
+const readAhead = 64 << 10
 
 // openPresence opens the presence map of a layer and verifies its header and
 // index.
@@ -303,6 +310,23 @@ func (r *presenceReader) read(b []byte, off int64) error {
 	return fmt.Errorf("blockdev: read %s: %w", r.name, err)
 }
 
+// leafBytes returns n bytes of the file at an offset, valid until the next call.
+func (r *presenceReader) leafBytes(off int64, n int) ([]byte, error) {
+	if i := off - r.aheadAt; i < 0 || i+int64(n) > int64(len(r.ahead)) {
+		end := int64(r.header.indexOffset) // where the leaves end
+		want := max(int64(n), min(readAhead, end-off))
+		if int64(cap(r.ahead)) < want {
+			r.ahead = make([]byte, want)
+		}
+		r.ahead, r.aheadAt = r.ahead[:want], off
+		if err := r.read(r.ahead, off); err != nil {
+			r.ahead = r.ahead[:0]
+			return nil, err
+		}
+	}
+	return r.ahead[off-r.aheadAt:][:n], nil
+}
+
 func (r *presenceReader) close() error { return r.file.Close() }
 
 // leaves calls fn for every leaf of the map in order. vals is valid until fn
@@ -340,8 +364,8 @@ func (r *presenceReader) leaf(n int, vals *[leafBlocks]place) (index uint64, err
 	if encoding > encodingRuns || length > leafBlocks*leafRunSize || encoding == encodingPlaces && length != leafBlocks*4 {
 		return 0, damaged("leaf %d has encoding %d and %d bytes", index, encoding, length)
 	}
-	b := make([]byte, length)
-	if err := r.read(b, int64(offset)); err != nil {
+	b, err := r.leafBytes(int64(offset), int(length))
+	if err != nil {
 		return 0, err
 	}
 	if crcOf(b) != crc {

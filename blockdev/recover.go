@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/rowan-storage/rowan/blockdev/blockfile"
 )
@@ -53,16 +55,11 @@ func (p *Pool) recover() error {
 			changes, sealed = append(changes, more...), append(sealed, id)
 		}
 	}
-	records := slices.SortedFunc(maps.Values(p.cat.luns), func(a, b *lunRecord) int { return cmp.Compare(a.ID, b.ID) })
-	for _, r := range records {
-		more, err := p.recoverLUN(r)
-		if isDamage(err) {
-			p.breakLUN(r, err)
-		} else if err != nil {
-			return fmt.Errorf("blockdev: open LUN %s: %w", r.Name, err)
-		}
-		changes = append(changes, more...)
+	more, err := p.recoverLUNs()
+	if err != nil {
+		return err
 	}
+	changes = append(changes, more...)
 	if len(changes) > 0 {
 		if err := p.cat.commit(changes...); err != nil {
 			return err
@@ -74,6 +71,41 @@ func (p *Pool) recover() error {
 		}
 	}
 	return nil
+}
+
+// recoverWorkers is how many LUNs are opened at a time: most of it is waiting
+// for syncs, and the filesystem does many in one go.
+const recoverWorkers = 64
+
+// recoverLUNs opens all LUNs and returns what is to be committed for them. With
+// manual maintenance it does so one by one, so that tests run the same way each
+// time.
+func (p *Pool) recoverLUNs() ([]change, error) {
+	records := slices.SortedFunc(maps.Values(p.cat.luns), func(a, b *lunRecord) int { return cmp.Compare(a.ID, b.ID) })
+	changes, errs := make([][]change, len(records)), make([]error, len(records))
+	workers := recoverWorkers
+	if p.manual {
+		workers = 1
+	}
+	var next atomic.Int64
+	var failed atomic.Bool
+	var wg sync.WaitGroup
+	for range min(workers, len(records)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(records) && !failed.Load(); i = int(next.Add(1)) - 1 {
+				r := records[i]
+				var err error
+				if changes[i], err = p.recoverLUN(r); isDamage(err) {
+					p.breakLUN(r, err)
+				} else if err != nil {
+					errs[i] = fmt.Errorf("blockdev: open LUN %s: %w", r.Name, err)
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(changes...), errors.Join(errs...)
 }
 
 // reachedLayers returns the layers that a LUN or snapshot stands on. What the
@@ -286,7 +318,7 @@ func (p *Pool) loadOwn(r *layerRecord, onlyCommitted bool) (ownMap, error) {
 	default:
 		own.header = pr.header
 		err := pr.leaves(func(index uint64, vals *[leafBlocks]place) error {
-			return own.m.setLeaf(index, vals)
+			return own.m.overlayLeaf(index, vals)
 		})
 		if err := errors.Join(err, pr.close()); err != nil {
 			return own, err
@@ -415,17 +447,17 @@ func (p *Pool) recoverLUN(r *lunRecord) ([]change, error) {
 	if own.scan == nil {
 		return nil, errorf(ErrCorrupt, presenceName(layer.ID), "offset 16: the map of an open layer is marked sealed")
 	}
-	below := p.maps.newMap()
+	below, m := p.maps.newMap(), own.m
 	if layer.Parent != 0 {
 		view, err := p.viewMap(layer.Parent)
 		if err != nil {
 			return nil, err
 		}
 		below = view.clone()
-	}
-	m := below.clone()
-	if err := m.overlay(own.m); err != nil {
-		return nil, err
+		m = below.clone()
+		if err := m.overlay(own.m); err != nil {
+			return nil, err
+		}
 	}
 	var changes []change
 	l := &lun{pool: p, id: r.ID}
@@ -456,13 +488,17 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) ([]change, error)
 	last := own.scan.files[len(own.scan.files)-1].header
 	// A process that died may have left anything in the page cache. Flushes
 	// from now on sync only what they know to be dirty.
-	if err := p.syncNames(layerDir(r.ID)); err != nil {
-		return nil, err
-	}
-	if err := p.syncOrigins(r.Origins); err != nil {
-		return nil, err
+	if p.unclean {
+		if err := p.syncOrigins(r.Origins); err != nil {
+			return nil, err
+		}
 	}
 	if own.scan.empty() {
+		if p.unclean {
+			if err := p.syncNames(layerDir(r.ID)); err != nil {
+				return nil, err
+			}
+		}
 		if err := p.removeJournals(r.ID, own.header.journalFrom); err != nil {
 			return nil, err
 		}
@@ -478,7 +514,7 @@ func (p *Pool) recoverHead(l *lun, r *layerRecord, own ownMap) ([]change, error)
 	}
 	generation := last.generation + 1
 	var j *journal
-	if err := p.makeJournal(p.firstJournal(), func(length int64) (err error) {
+	if err := p.makeJournal(p.restingJournal(), func(length int64) (err error) {
 		j, err = createJournal(p.fs, r.ID, p.bootID, generation, own.scan.nextSeq, length)
 		return err
 	}); err != nil {

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -149,6 +150,9 @@ func scanJournalFile(fs blockfile.FS, name string, layer uint32, generation, nex
 		}
 	}
 	for ; n+recordSize <= len(b); n += recordSize {
+		if isZero(b[n : n+recordSize]) {
+			continue // most of a journal
+		}
 		if r, ok := decodeRecord(b[n:], salt); ok && r.seq > nextSeq {
 			lost.file = name
 			lost.records++
@@ -161,6 +165,11 @@ func scanJournalFile(fs blockfile.FS, name string, layer uint32, generation, nex
 }
 
 func isZero(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if binary.LittleEndian.Uint64(b) != 0 {
+			return false
+		}
+	}
 	for _, x := range b {
 		if x != 0 {
 			return false
