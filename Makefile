@@ -6,6 +6,8 @@ FUZZTIME ?= 10s
 SOAKTIME ?= 10m
 # What go run ./test/bench -help lists.
 BENCHFLAGS ?=
+# What go run ./test/scale -help lists.
+SCALEFLAGS ?=
 
 # Where scripts/deps unpacks a kernel for the guest in which the nbd driver is
 # tried, if this machine has none of that kind.
@@ -13,7 +15,7 @@ GUEST := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rowan/guest-kernel
 export ROWAN_GUEST_KERNEL ?= $(if $(wildcard /boot/vmlinuz-*-cloud-amd64),,$(GUEST))
 
 .DEFAULT_GOAL := build
-.PHONY: help build demo run test test-unit test-race bench fuzz soak lint deps clean
+.PHONY: help build demo run test test-unit test-race bench bench-scale fuzz soak lint deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +48,9 @@ bench: ## measure beside nbdkit and qemu-nbd, write docs/benchmarks.md
 	@scripts/deps
 	@$(MAKE) --no-print-directory build
 	$(GO) run ./test/bench -images ext4,xfs $(BENCHFLAGS)
+
+bench-scale: ## measure large LUNs, many snapshots, many LUNs, write docs/benchmarks.md
+	$(GO) run ./test/scale $(SCALEFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@GO="$(GO)" scripts/fuzz "$(FUZZTIME)"

@@ -4,15 +4,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"time"
 
 	"github.com/rowan-storage/rowan/blockdev"
 )
 
-const (
-	tib    = 1 << 40
-	budget = 32 << 20
-)
+const tib = 1 << 40
 
 // lun makes a LUN and opens it.
 func (b *bench) lun(p *blockdev.Pool, name string, sizeBytes int64) (*blockdev.Volume, error) {
@@ -49,6 +48,8 @@ func readRate(v *blockdev.Volume, at []int64) (float64, error) {
 // with and without a bound of memory.
 func (b *bench) random() error {
 	dir, at := filepath.Join(b.dir, "random"), offsets(b.o.blocks, 100*tib)
+	// Places where nothing was written are looked up and need no segment.
+	gaps := offsets(2*len(at), 100*tib)[len(at):]
 	buf := make([]byte, blockdev.BlockSize)
 	before := heap()
 	p, err := open(dir, -1)
@@ -74,27 +75,32 @@ func (b *bench) random() error {
 	what := fmt.Sprintf("100 TiB LUN, %d random blocks", len(at))
 	b.row(what+": heap, no bound", "%s, %.0f bytes a block", mib(used), float64(used)/float64(len(at)))
 	b.row(what+": writing them", "%.0f per second", float64(len(at))/took.Seconds())
-	// Places where nothing was written are looked up and need no segment.
-	gaps := offsets(2*len(at), 100*tib)[len(at):]
 	if err := b.rates(what+", no bound", v, at, gaps); err != nil {
 		return err
 	}
 	if err := p.Close(); err != nil {
 		return err
 	}
-	before = heap()
-	if took, err = timed(func() error { p, err = open(dir, budget); return err }); err != nil {
-		return err
+	for _, mapMemory := range []int64{32 << 20, 16 << 20} {
+		bound := mib(mapMemory)
+		if took, err = timed(func() error { p, err = open(dir, mapMemory); return err }); err != nil {
+			return err
+		}
+		b.row(what+": opening, map_memory "+bound, "%.2f s", took.Seconds())
+		if v, err = p.OpenLUN("wide", "scale"); err != nil {
+			return err
+		}
+		if err := b.rates(what+", map_memory "+bound, v, at, gaps); err != nil {
+			return err
+		}
+		b.row(what+": heap, map_memory "+bound, "%s", mib(heap()-before))
+		runtime.KeepAlive(at)
+		runtime.KeepAlive(gaps)
+		if err := p.Close(); err != nil {
+			return err
+		}
 	}
-	b.row(what+": opening, 32 MiB", "%.2f s", took.Seconds())
-	if v, err = p.OpenLUN("wide", "scale"); err != nil {
-		return err
-	}
-	if err := b.rates(what+", 32 MiB", v, at, gaps); err != nil {
-		return err
-	}
-	b.row(what+": heap, 32 MiB", "%s", mib(heap()-before))
-	return p.Close()
+	return nil
 }
 
 func (b *bench) rates(what string, v *blockdev.Volume, at, gaps []int64) error {
@@ -175,8 +181,8 @@ func (b *bench) snapshots() error {
 		}
 	}
 	what := fmt.Sprintf("%d snapshots of a 100 TiB LUN, 4 random writes between", n)
-	b.row(what+": first ten, each", "%.1f ms", mean(took[:10]))
-	b.row(what+": last ten, each", "%.1f ms", mean(took[n-10:]))
+	b.row(what+": median of the first ten", "%.1f ms", median(took[:10]))
+	b.row(what+": median of the last ten", "%.1f ms", median(took[n-10:]))
 	b.row(what+": sealing, each", "%.1f ms", sealing.Seconds()*1000/float64(n))
 	d, err := timed(func() error { _, err := p.Snapshots("deep"); return err })
 	if err != nil {
@@ -201,11 +207,10 @@ func (b *bench) snapshots() error {
 	return b.openings(what, dir)
 }
 
-func mean(took []time.Duration) (ms float64) {
-	for _, d := range took {
-		ms += d.Seconds() * 1000
-	}
-	return ms / float64(len(took))
+// median returns the middle of some times in milliseconds.
+func median(took []time.Duration) (ms float64) {
+	sorted := slices.Sorted(slices.Values(took))
+	return sorted[len(sorted)/2].Seconds() * 1000
 }
 
 // openings opens a pool that was closed, and one whose daemon was killed.
@@ -255,8 +260,8 @@ func (b *bench) manyLUNs() error {
 		took = append(took, d)
 	}
 	what := fmt.Sprintf("%d LUNs, a block written to each", n)
-	b.row(what+": making one, of the first ten", "%.1f ms", mean(took[:10]))
-	b.row(what+": making one, of the last ten", "%.1f ms", mean(took[n-10:]))
+	b.row(what+": making one, median of the first ten", "%.1f ms", median(took[:10]))
+	b.row(what+": making one, median of the last ten", "%.1f ms", median(took[n-10:]))
 	d, err := timed(p.Close)
 	if err != nil {
 		return err
