@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -46,26 +45,6 @@ func TestTableComparesRoundByRound(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
-	}
-}
-
-func TestWritePageReplacesTheTable(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "page.md")
-	if err := os.WriteFile(path, []byte("# Top\n"+beginMark+"old\n"+endMark+"foot\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := writePage(path, "new\n"); err != nil {
-		t.Fatal(err)
-	}
-	got, err := os.ReadFile(path)
-	if want := "# Top\n" + beginMark + "new\n" + endMark + "foot\n"; err != nil || string(got) != want {
-		t.Errorf("got %q, %v, want %q", got, err, want)
-	}
-	if err := os.WriteFile(path, []byte("# no place\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := writePage(path, "new\n"); err == nil {
-		t.Error("a page without the marks was overwritten")
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/rowan-storage/rowan/test/page"
 )
 
 // The names of what is measured, as the table shows them.
@@ -118,7 +120,7 @@ func bench(ctx context.Context, args []string) (err error) {
 	if o.peersOnly || o.only != nil || o.doc == "" {
 		return nil
 	}
-	return writePage(o.doc, text)
+	return page.Write(o.doc, "make bench", text)
 }
 
 // measure measures everything on the filesystem of an empty directory, and

@@ -183,23 +183,3 @@ func plainVersion(name, said string) string {
 	line, _, _ := strings.Cut(said, "\n")
 	return strings.TrimSpace(name + " " + versionNumber.FindString(line))
 }
-
-// The table stands between these lines of the page.
-const (
-	beginMark = "<!-- begin: written by make bench -->\n"
-	endMark   = "<!-- end: written by make bench -->\n"
-)
-
-// writePage puts the text in place of the table that the page has.
-func writePage(path, text string) error {
-	page, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	head, rest, ok := strings.Cut(string(page), beginMark)
-	_, foot, ok2 := strings.Cut(rest, endMark)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no place for the table: lines %q and %q", path, beginMark, endMark)
-	}
-	return os.WriteFile(path, []byte(head+beginMark+text+endMark+foot), 0o644)
-}

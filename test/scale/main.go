@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/rowan-storage/rowan/blockdev"
 	"github.com/rowan-storage/rowan/blockdev/blockfile"
+	"github.com/rowan-storage/rowan/test/page"
 )
 
 func main() {
@@ -91,7 +91,7 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	head := fmt.Sprintf("Measured on %s, with\n\n    go run ./test/scale -blocks %d -snapshots %d -luns %d\n\n%d cores, Linux, %s.\n\n| what | figure |\n| --- | ---: |\n",
 		time.Now().UTC().Format(time.DateOnly), o.blocks, o.snapshots, o.luns, runtime.NumCPU(), runtime.Version())
-	return writePage(o.doc, head+b.out.String())
+	return page.Write(o.doc, "make bench-scale", head+b.out.String())
 }
 
 // row prints a figure and keeps it for the page.
@@ -169,23 +169,4 @@ func (b *bench) kill(dir string) error {
 		return nil
 	}
 	return fmt.Errorf("the process to be killed ended otherwise: %v", err)
-}
-
-const (
-	beginMark = "<!-- begin: written by make bench-scale -->\n"
-	endMark   = "<!-- end: written by make bench-scale -->\n"
-)
-
-// writePage puts the figures in place of those that the page has.
-func writePage(path, text string) error {
-	page, err := os.ReadFile(filepath.Clean(path))
-	if err != nil {
-		return err
-	}
-	head, rest, ok := strings.Cut(string(page), beginMark)
-	_, foot, ok2 := strings.Cut(rest, endMark)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no place for the figures: lines %q and %q", path, beginMark, endMark)
-	}
-	return os.WriteFile(path, []byte(head+beginMark+text+endMark+foot), 0o644)
 }
